@@ -1,0 +1,144 @@
+"""The difference between what was told of an invoice and what is found now: events, ledger entries, timeline.
+
+`decide` is the whole judgement of one invoice for one change; `watcher.pipeline` only loads and writes.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any
+
+from watcher.rules.anomalies import judge_at, judge_at_height, report, report_at_height
+from watcher.rules.invoice import Moment, Step, settle
+from watcher.rules.ledger import position
+from watcher.rules.money import btc_text
+from watcher.rules.payloads import EventHead, anomaly_event, status_event
+from watcher.rules.record import Invoice
+from watcher.rules.types import Payment, Status
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """An event to be sent; `id` is given by the shell."""
+
+    type: str
+    sequence: int
+    body: bytes
+    id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """A line of the invoice's timeline."""
+
+    kind: str
+    detail: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What a change means for one invoice: its new record, and everything that follows from it."""
+
+    invoice: Invoice
+    events: tuple[Told, ...]
+    notes: tuple[Note, ...]
+    position: dict[str, int]  # where its money now stands in the ledger, satoshi by account
+    judge_at: datetime | None
+    judge_at_height: int | None
+    report_at_height: dict[tuple[bytes, int], int]
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What every invoice of a change is judged with."""
+
+    moment: Moment
+    base_url: str
+    tell_net: bool
+    new_event_id: Callable[[], str]
+
+
+def decide(invoice: Invoice, setting: Setting) -> Decision:
+    """Judge an invoice whose facts may have changed since it was judged last."""
+    terms, moment = invoice.terms, setting.moment
+    steps = settle(terms, invoice.standing, invoice.payments, moment)
+    last, anomalies = report(terms, steps[-1], moment)
+    told_steps = [last] if setting.tell_net else [*steps[:-1], last]
+    telling = _Telling(invoice, setting)
+    for step in told_steps:
+        telling.status(step)
+    telling.invoice = _after(telling.invoice, last, moment)
+    for payment in anomalies:
+        telling.anomaly(payment)
+    return Decision(
+        telling.invoice,
+        tuple(telling.events),
+        tuple(telling.notes),
+        position(last.standing, last.payments, test=invoice.test),
+        judge_at(terms, last),
+        judge_at_height(terms, last, moment),
+        _reports(telling.invoice, moment),
+    )
+
+
+class _Telling:
+    """Collects what is told, in order, each with its sequence number and the invoice as it then was."""
+
+    def __init__(self, invoice: Invoice, setting: Setting) -> None:
+        self.invoice = invoice
+        self._setting = setting
+        self.events: list[Told] = []
+        self.notes: list[Note] = []
+
+    def status(self, step: Step) -> None:
+        """Tell the step if it is news."""
+        before = self.invoice
+        self.invoice = _after(before, step, self._setting.moment)
+        if step.standing.told == before.standing.told:
+            return
+        head = self._head(before.standing.status)
+        event_type, body = status_event(self.invoice, head, self._setting.moment.tip_height, self._setting.base_url)
+        self._add(event_type, body, head)
+        self.notes.append(Note("status", {
+            "from": before.standing.status, "to": step.standing.status, "reason": step.standing.reason,
+            "paidBtc": btc_text(step.standing.paid_sat), "sequence": head.sequence,
+        }))  # fmt: skip
+
+    def anomaly(self, payment: Payment) -> None:
+        """Report money that no longer changes the invoice."""
+        head = self._head(self.invoice.standing.status)
+        moment = self._setting.moment
+        event_type, body = anomaly_event(
+            replace(self.invoice, last_sequence=head.sequence), payment, head, moment.tip_height, self._setting.base_url
+        )
+        self._add(event_type, body, head)
+        self.notes.append(Note("anomaly", {
+            "anomaly": payment.anomaly, "txid": payment.tx.txid[::-1].hex(), "vout": payment.vout,
+            "btc": btc_text(payment.amount_sat), "sequence": head.sequence,
+        }))  # fmt: skip
+
+    def _head(self, previous_status: Status) -> EventHead:
+        return EventHead(
+            self._setting.new_event_id(), self.invoice.last_sequence + 1, previous_status, self._setting.moment.now
+        )
+
+    def _add(self, event_type: str, body: bytes, head: EventHead) -> None:
+        self.invoice = replace(self.invoice, last_sequence=head.sequence)
+        self.events.append(Told(event_type, head.sequence, body, head.id))
+
+
+def _after(invoice: Invoice, step: Step, moment: Moment) -> Invoice:
+    is_confirmed = step.standing.status is Status.CONFIRMED
+    return replace(
+        invoice,
+        standing=step.standing,
+        payments=step.payments,
+        confirmed_at=invoice.confirmed_at or (moment.now if is_confirmed else None),
+    )
+
+
+def _reports(invoice: Invoice, moment: Moment) -> dict[tuple[bytes, int], int]:
+    heights = {
+        payment.key: report_at_height(invoice.terms, invoice.standing, payment, moment) for payment in invoice.payments
+    }
+    return {key: height for key, height in heights.items() if height is not None}

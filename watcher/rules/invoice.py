@@ -1,0 +1,213 @@
+"""How an invoice is judged: a table, read from the top, over stored facts.
+
+`judge` looks at one moment. `settle` walks an invoice through what is new since it was judged last, block by
+block and then through the mempool, so that what closes the set of counting payments does not depend on how
+often we looked. A reorganisation needs no code here: it only changes facts.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from itertools import groupby
+
+from watcher.rules.types import FINAL, Payment, Reason, Standing, Status, Terms, TxState
+
+# A coinbase output may be spent 100 blocks later (consensus rule COINBASE_MATURITY).
+COINBASE_MATURITY_BLOCKS = 100
+
+# `expires_at` is the last whole second in which a payment is in time, and nodes stamp whole seconds.
+EXPIRY_GRACE = timedelta(seconds=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """When we judge: the tip, the time, and how far back we know that we saw everything.
+
+    `looked_at` is when the last complete look at chain and mempool began; None: time may not expire anything.
+    """
+
+    tip_height: int
+    now: datetime
+    looked_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """The invoice after one moment."""
+
+    standing: Standing
+    payments: tuple[Payment, ...]
+
+
+def judge(terms: Terms, standing: Standing, payments: Iterable[Payment], moment: Moment) -> Step:
+    """The invoice at one moment, by the table of docs/rules.md."""
+    visible = tuple(payments)
+    counted = [payment for payment in visible if _counts(terms, standing, payment, moment)]
+    paid_sat = sum(payment.amount_sat for payment in counted)
+    confirmations = min((confirmations_of(payment, moment.tip_height) for payment in counted), default=0)
+    if standing.status in FINAL:
+        status, reason = standing.status, standing.reason
+    elif standing.confirmed_without_payment:
+        status, reason, paid_sat = standing.status, standing.reason, standing.paid_sat
+    elif paid_sat == 0:
+        status, reason = _unpaid(terms, standing, visible, moment)
+    elif paid_sat < terms.amount_due_sat - terms.tolerance_under_sat:
+        status, reason = _partly_paid(terms, moment)
+    elif paid_sat > terms.amount_due_sat + terms.tolerance_over_sat and not standing.set_closed:
+        status, reason = Status.INVALID, Reason.OVERPAID
+    else:
+        status, reason = _fully_paid(terms, standing, counted, confirmations)
+    return _step(terms, standing, visible, counted, Standing(
+        status, reason, paid_sat,
+        reached_due=standing.reached_due or status in (Status.UNCONFIRMED, Status.CONFIRMED),
+        set_closed=standing.set_closed or status in (Status.CONFIRMED, *FINAL),
+        confirmed_without_payment=standing.confirmed_without_payment,
+    ), confirmations)  # fmt: skip
+
+
+def settle(terms: Terms, standing: Standing, payments: Sequence[Payment], moment: Moment) -> list[Step]:
+    """The moments since the invoice was judged last, in order; the last one is its present.
+
+    Payments that were not judged before come in with their block, in height order, and then those in the
+    mempool in the order in which they were seen. What was known before takes part from the first moment.
+    """
+    steps: list[Step] = []
+    known = {payment.key: payment for payment in payments if payment.judged}
+    for height, arrivals in _arrivals(payments):
+        if height is not None:
+            _walk(steps, terms, standing, known, Moment(height - 1, moment.now))
+        for payment in arrivals:
+            known[payment.key] = payment
+        _walk(steps, terms, standing, known, Moment(moment.tip_height if height is None else height, moment.now))
+    for payment in payments:
+        known.setdefault(payment.key, payment)
+    _walk(steps, terms, standing, known, moment)
+    return steps
+
+
+def _walk(
+    steps: list[Step], terms: Terms, first: Standing, known: dict[tuple[bytes, int], Payment], moment: Moment
+) -> None:
+    """Judge `known` as of the moment, note the step, and keep what it says of each payment."""
+    standing = steps[-1].standing if steps else first
+    step = judge(terms, standing, (_as_of(payment, moment.tip_height) for payment in known.values()), moment)
+    for payment in step.payments:
+        known[payment.key] = replace(payment, tx=known[payment.key].tx)
+    steps.append(replace(step, payments=tuple(known.values())))
+
+
+def _arrivals(payments: Iterable[Payment]) -> Iterator[tuple[int | None, list[Payment]]]:
+    """New payments by block height, then (height None) those in the mempool, a transaction at a time.
+
+    Nodes stamp whole seconds; within one, the order in which we learnt of them stands.
+    """
+    new = [payment for payment in payments if not payment.judged]
+    anchored = sorted((payment for payment in new if payment.tx.anchor), key=_anchor_height)
+    for height, group in groupby(anchored, key=_anchor_height):
+        yield height, list(group)
+    pooled = sorted(
+        (payment for payment in new if payment.tx.state is TxState.MEMPOOL), key=lambda payment: payment.first_seen_at
+    )
+    for _, group in groupby(pooled, key=lambda payment: payment.tx.txid):
+        yield None, list(group)
+
+
+def _anchor_height(payment: Payment) -> int:
+    assert payment.tx.anchor is not None
+    return payment.tx.anchor.height
+
+
+def _as_of(payment: Payment, tip_height: int) -> Payment:
+    """The payment as it stood when the tip was at `tip_height`: an anchor above it was not there yet."""
+    if payment.tx.anchor is None or payment.tx.anchor.height <= tip_height:
+        return payment
+    return replace(payment, tx=replace(payment.tx, state=TxState.MEMPOOL, anchor=None))
+
+
+def is_expired(terms: Terms, moment: Moment) -> bool:
+    """Whether everything that was in time has been seen: a look began when the last second was over."""
+    return moment.looked_at is not None and moment.looked_at >= terms.expires_at + EXPIRY_GRACE
+
+
+def confirmations_of(payment: Payment, tip_height: int) -> int:
+    """1 in the tip, 0 while unconfirmed."""
+    return 0 if payment.tx.anchor is None else tip_height - payment.tx.anchor.height + 1
+
+
+def is_present(terms: Terms, payment: Payment, moment: Moment) -> bool:
+    """Whether its money is there: in the mempool, anchored (and mature), or evicted for less than the limit."""
+    if payment.coinbase:
+        return confirmations_of(payment, moment.tip_height) >= COINBASE_MATURITY_BLOCKS
+    if payment.tx.evicted_at is not None:
+        return moment.now < payment.tx.evicted_at + terms.eviction_limit
+    return not payment.tx.is_taken_back
+
+
+def is_late(terms: Terms, payment: Payment) -> bool:
+    """First seen after the last second in time."""
+    return payment.first_seen_at > terms.expires_at
+
+
+def _belongs(terms: Terms, standing: Standing, payment: Payment) -> bool:
+    return payment.in_closed_set if standing.set_closed else not is_late(terms, payment)
+
+
+def _counts(terms: Terms, standing: Standing, payment: Payment, moment: Moment) -> bool:
+    return _belongs(terms, standing, payment) and is_present(terms, payment, moment)
+
+
+def _partly_paid(terms: Terms, moment: Moment) -> tuple[Status, Reason]:
+    if is_expired(terms, moment):
+        return Status.INVALID, Reason.UNDERPAID
+    return Status.UNDERPAID, Reason.PARTIAL_PAYMENT
+
+
+def _unpaid(terms: Terms, standing: Standing, payments: Iterable[Payment], moment: Moment) -> tuple[Status, Reason]:
+    mine = [payment for payment in payments if _belongs(terms, standing, payment)]
+    if standing.reached_due:
+        taken_back = any(payment.tx.is_taken_back for payment in mine)
+        return Status.INVALID, Reason.DOUBLE_SPENT if taken_back else Reason.VANISHED
+    if is_expired(terms, moment):
+        return Status.EXPIRED, Reason.EXPIRED
+    taken_back = standing.status is not Status.NEW or standing.reason is Reason.PAYMENT_TAKEN_BACK
+    return Status.NEW, Reason.PAYMENT_TAKEN_BACK if taken_back else Reason.CREATED
+
+
+def _fully_paid(
+    terms: Terms, standing: Standing, counted: Iterable[Payment], confirmations: int
+) -> tuple[Status, Reason]:
+    if confirmations >= terms.required_confirmations:
+        return Status.CONFIRMED, Reason.CONFIRMED if confirmations else Reason.ACCEPTED_UNCONFIRMED
+    if standing.status is Status.CONFIRMED and not any(_has_lost_anchor(payment) for payment in counted):
+        return Status.CONFIRMED, standing.reason
+    fell_back = standing.status is Status.CONFIRMED or standing.reason is Reason.REORGED
+    return Status.UNCONFIRMED, Reason.REORGED if fell_back else Reason.WAITING_FOR_CONFIRMATIONS
+
+
+def _has_lost_anchor(payment: Payment) -> bool:
+    return payment.tx.anchor is None or payment.tx.anchor.hash != payment.confirmed_anchor_hash
+
+
+def _step(
+    terms: Terms, before: Standing, visible: Iterable[Payment], counted: Iterable[Payment], after: Standing,
+    confirmations: int,
+) -> Step:  # fmt: skip
+    """The payments with what this judgement says of them.
+
+    The set closes with what counts at that moment. In a final invoice money can only go: what was taken back
+    leaves the set for ever, and is an anomaly if it returns.
+    """
+    counting = {payment.key for payment in counted}
+    is_deep_enough = after.status is Status.CONFIRMED and confirmations >= terms.required_confirmations
+    closes = after.set_closed and (not before.set_closed or after.status in FINAL)
+    return Step(after, tuple(
+        replace(
+            payment, judged=True, counted=payment.key in counting,
+            in_closed_set=payment.key in counting if closes else payment.in_closed_set,
+            confirmed_anchor_hash=_anchor_hash(payment) if is_deep_enough else payment.confirmed_anchor_hash,
+        ) for payment in visible
+    ))  # fmt: skip
+
+
+def _anchor_hash(payment: Payment) -> bytes | None:
+    return payment.tx.anchor.hash if payment.tx.anchor else None

@@ -1,0 +1,83 @@
+"""A project's policy: how many confirmations an amount needs, and what it does about small differences."""
+
+from dataclasses import dataclass
+from datetime import timedelta
+from decimal import Decimal
+from typing import Any
+
+from watcher.rules.money import BTC, fiat_text
+
+
+@dataclass(frozen=True, slots=True)
+class Tier:
+    """Amounts up to and including `up_to` (in the project's currency) need `confirmations`."""
+
+    up_to: Decimal
+    confirmations: int
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """The defaults are those of docs/rules.md: up to 100 unconfirmed, above that one confirmation."""
+
+    tiers: tuple[Tier, ...] = (Tier(Decimal(100), 0),)
+    confirmations_above: int = 1
+    is_default: bool = True
+    anomaly_confirmations: int = 2
+    eviction_limit: timedelta = timedelta(hours=72)
+
+
+def to_json(policy: Policy) -> dict[str, Any]:
+    """As the database keeps it."""
+    return {
+        "tiers": [{"upTo": str(tier.up_to), "confirmations": tier.confirmations} for tier in policy.tiers],
+        "above": policy.confirmations_above,
+        "isDefault": policy.is_default,
+        "anomalyConfirmations": policy.anomaly_confirmations,
+        "evictionLimitHours": int(policy.eviction_limit.total_seconds() // 3600),
+    }
+
+
+def from_json(stored: dict[str, Any]) -> Policy:
+    """The inverse of `to_json`."""
+    return Policy(
+        tuple(Tier(Decimal(tier["upTo"]), tier["confirmations"]) for tier in stored["tiers"]),
+        stored["above"],
+        stored["isDefault"],
+        stored["anomalyConfirmations"],
+        timedelta(hours=stored["evictionLimitHours"]),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Requirement:
+    """How many confirmations an invoice needs, and why, in sentences."""
+
+    confirmations: int
+    reasons: tuple[str, ...]
+
+
+def requirement(policy: Policy, project_currency: str, amount: Decimal | None, asked: int | None = None) -> Requirement:
+    """What an invoice needs. `amount` is in the project's currency, None when no rate is known for it.
+
+    `asked` is the merchant's own number for this invoice and goes before the policy.
+    """
+    if asked is not None:
+        return Requirement(asked, (f"the invoice asks for {_confirmations(asked)}",))
+    if project_currency == BTC and policy.is_default:
+        return Requirement(1, ("the project is kept in BTC and has no tiers of its own: 1 confirmation",))
+    if amount is None:
+        return Requirement(1, (f"no rate is known to compare the amount in {project_currency}: 1 confirmation",))
+    shown = f"{fiat_text(amount, project_currency)} {project_currency}"
+    for tier in policy.tiers:
+        if amount <= tier.up_to:
+            limit = fiat_text(tier.up_to, project_currency)
+            return Requirement(
+                tier.confirmations, (f"{shown} is at most {limit}: {_confirmations(tier.confirmations)}",)
+            )
+    above = f"{shown} is above every tier: {_confirmations(policy.confirmations_above)}"
+    return Requirement(policy.confirmations_above, (above,))
+
+
+def _confirmations(number: int) -> str:
+    return {0: "accepted unconfirmed", 1: "1 confirmation"}.get(number, f"{number} confirmations")

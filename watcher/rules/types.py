@@ -1,0 +1,123 @@
+"""The values that the rules work on. All are frozen; amounts are satoshi, times are aware UTC datetimes."""
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import StrEnum
+
+
+class Status(StrEnum):
+    """The status of an invoice, as merchants see it."""
+
+    NEW = "NEW"
+    UNDERPAID = "UNDERPAID"
+    UNCONFIRMED = "UNCONFIRMED"
+    CONFIRMED = "CONFIRMED"
+    EXPIRED = "EXPIRED"
+    INVALID = "INVALID"
+
+
+FINAL = frozenset({Status.EXPIRED, Status.INVALID})
+
+
+class Reason(StrEnum):
+    """Why an invoice has its status; told with every event."""
+
+    CREATED = "created"
+    PAYMENT_TAKEN_BACK = "payment_taken_back"
+    PARTIAL_PAYMENT = "partial_payment"
+    WAITING_FOR_CONFIRMATIONS = "waiting_for_confirmations"
+    REORGED = "reorged"
+    CONFIRMED = "confirmed"
+    ACCEPTED_UNCONFIRMED = "accepted_unconfirmed"
+    CONFIRMED_WITHOUT_PAYMENT = "confirmed_without_payment"
+    EXPIRED = "expired"
+    UNDERPAID = "underpaid"
+    OVERPAID = "overpaid"
+    DOUBLE_SPENT = "double_spent"
+    VANISHED = "vanished"
+
+
+class TxState(StrEnum):
+    """Where a tracked transaction is. Replaced, conflicted and evicted are the three ways to be gone."""
+
+    MEMPOOL = "mempool"
+    ANCHORED = "anchored"
+    REPLACED = "replaced"
+    CONFLICTED = "conflicted"
+    EVICTED = "evicted"
+
+
+@dataclass(frozen=True, slots=True)
+class BlockId:
+    """A block of the best chain."""
+
+    height: int
+    hash: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class TxFacts:
+    """What is known of a tracked transaction. Exactly the fields that its state needs are set."""
+
+    txid: bytes
+    state: TxState
+    anchor: BlockId | None = None
+    gone_by: bytes | None = None  # replaced, conflicted: the transaction that took an input
+    conflict_height: int | None = None  # conflicted: the block that holds it
+    evicted_at: datetime | None = None
+
+    @property
+    def is_taken_back(self) -> bool:
+        """Another transaction took its money: replaced in the mempool, or conflicted by a block."""
+        return self.state in (TxState.REPLACED, TxState.CONFLICTED)
+
+
+@dataclass(frozen=True, slots=True)
+class Payment:
+    """One output that pays an invoice, with the facts about it and what was judged of it before."""
+
+    tx: TxFacts
+    vout: int
+    amount_sat: int
+    coinbase: bool
+    first_seen_at: datetime
+    judged: bool = False  # part of the judged past
+    counted: bool = False
+    in_closed_set: bool = False
+    confirmed_anchor_hash: bytes | None = None  # its anchor when the invoice was last found CONFIRMED
+    anomaly: str | None = None  # what was reported
+
+    @property
+    def key(self) -> tuple[bytes, int]:
+        """Its outpoint, the identity of a payment."""
+        return self.tx.txid, self.vout
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What never changes about an invoice."""
+
+    amount_due_sat: int
+    expires_at: datetime  # whole seconds
+    required_confirmations: int
+    tolerance_under_sat: int = 0
+    tolerance_over_sat: int = 0
+    eviction_limit: timedelta = timedelta(hours=72)
+    anomaly_confirmations: int = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What was judged of an invoice, and told."""
+
+    status: Status = Status.NEW
+    reason: Reason = Reason.CREATED
+    paid_sat: int = 0
+    reached_due: bool = False  # it was UNCONFIRMED or CONFIRMED once
+    set_closed: bool = False  # it was CONFIRMED once, or is final: later payments do not count
+    confirmed_without_payment: bool = False
+
+    @property
+    def told(self) -> tuple[Status, int]:
+        """An event is sent whenever this changes."""
+        return self.status, self.paid_sat

@@ -1,0 +1,1 @@
+"""What every shell module may use: configuration, database, logging, errors, ids, metrics, service life."""

@@ -1,0 +1,46 @@
+"""Logs: constant event names, decisions as fields, secrets never.
+
+Text on a terminal, else one JSON object a line; always to stderr, since stdout carries data.
+"""
+
+import logging
+import re
+import sys
+from collections.abc import MutableMapping
+from typing import Any
+
+import structlog
+
+SECRET = re.compile(r"whsec_[A-Za-z0-9+/=]+|pw_[a-z]+_[A-Za-z0-9_-]{20,}|(?<=://)[^/@\s:]+:[^/@\s]+(?=@)")
+
+
+def redact(value: str) -> str:
+    """Webhook secrets, API keys and passwords in URLs become ***."""
+    return SECRET.sub("***", value)
+
+
+def _redact(_logger: object, _method: str, fields: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    for name, value in fields.items():
+        if isinstance(value, str):
+            fields[name] = redact(value)
+    return fields
+
+
+def configure(level: str, style: str, role: str) -> None:
+    """Set up structlog for a process; `style` is auto, json or text."""
+    text = style == "text" or (style == "auto" and sys.stderr.isatty())
+    renderer: Any = structlog.dev.ConsoleRenderer() if text else structlog.processors.JSONRenderer()
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            _redact,
+            renderer,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=True,
+    )
+    structlog.contextvars.bind_contextvars(role=role)
