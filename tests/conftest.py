@@ -1,0 +1,52 @@
+"""What every test may ask for: a real PostgreSQL with a fresh, migrated database, and a real bitcoind."""
+
+import itertools
+from pathlib import Path
+
+import asyncpg
+import pytest
+
+from regtest.bitcoind import find_bitcoind
+from regtest.postgres import Postgres
+from watcher.runtime import migrate
+from watcher.runtime.db import open_pool
+
+_numbers = itertools.count(1)
+
+
+@pytest.fixture(scope="session")
+async def postgres(tmp_path_factory: pytest.TempPathFactory):
+    """One server for the whole run, without fsync, with a migrated template database."""
+    server = Postgres(tmp_path_factory.mktemp("postgres"), fast=True)
+    await server.start()
+    template = await server.create_database("template_paywatch")
+    connection = await asyncpg.connect(template)
+    await migrate.upgrade(connection)
+    await connection.close()
+    yield server
+    await server.stop()
+    await server.delete()
+
+
+@pytest.fixture
+async def database_url(postgres: Postgres):
+    """A fresh database with the schema in it; the name says nothing, the test owns it."""
+    name = f"test_{next(_numbers)}"
+    yield await postgres.create_database(name, template="template_paywatch")
+    await postgres.drop_database(name)
+
+
+@pytest.fixture
+async def pool(database_url: str):
+    async with open_pool(database_url, 10, "test") as opened:
+        yield opened
+
+
+@pytest.fixture(scope="session")
+def bitcoind():
+    return find_bitcoind()
+
+
+@pytest.fixture
+def regtest_directory(tmp_path: Path) -> Path:
+    return tmp_path / "regtest"

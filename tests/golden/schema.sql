@@ -1,0 +1,499 @@
+CREATE TABLE public.address (
+    script_pubkey bytea NOT NULL,
+    descriptor_id bigint NOT NULL,
+    index integer NOT NULL,
+    address text NOT NULL,
+    CONSTRAINT address_index_check CHECK ((index >= 0)),
+    CONSTRAINT address_script_pubkey_check CHECK (((octet_length(script_pubkey) >= 1) AND (octet_length(script_pubkey) <= 100)))
+);
+CREATE TABLE public.api_key (
+    id text NOT NULL,
+    project_id text,
+    secret_hash bytea NOT NULL,
+    created_at timestamp with time zone NOT NULL,
+    revoked_at timestamp with time zone,
+    CONSTRAINT api_key_id_check CHECK ((id ~ '^key_[0-9A-HJKMNP-TV-Z]{26}$'::text)),
+    CONSTRAINT api_key_secret_hash_check CHECK ((octet_length(secret_hash) = 32))
+);
+CREATE TABLE public.attempt (
+    id bigint NOT NULL,
+    delivery_id text NOT NULL,
+    number integer NOT NULL,
+    started_at timestamp with time zone NOT NULL,
+    duration_ms integer NOT NULL,
+    outcome text NOT NULL,
+    http_status integer,
+    error text,
+    response_head bytea,
+    late boolean DEFAULT false NOT NULL,
+    CONSTRAINT attempt_duration_ms_check CHECK ((duration_ms >= 0)),
+    CONSTRAINT attempt_response_head_check CHECK ((octet_length(response_head) <= 4096))
+);
+ALTER TABLE public.attempt ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME public.attempt_id_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+);
+CREATE TABLE public.block (
+    height integer NOT NULL,
+    hash bytea NOT NULL,
+    mined_at timestamp with time zone NOT NULL,
+    CONSTRAINT block_hash_check CHECK ((octet_length(hash) = 32)),
+    CONSTRAINT block_height_check CHECK ((height >= 0))
+);
+CREATE TABLE public.chain_state (
+    singleton boolean DEFAULT true NOT NULL,
+    network text NOT NULL,
+    genesis_hash bytea NOT NULL,
+    tip_height integer NOT NULL,
+    tip_hash bytea NOT NULL,
+    epoch bigint DEFAULT 0 NOT NULL,
+    lease_until timestamp with time zone DEFAULT '-infinity'::timestamp with time zone NOT NULL,
+    lease_holder text,
+    looked_at timestamp with time zone,
+    health text DEFAULT 'starting'::text NOT NULL,
+    health_detail text DEFAULT ''::text NOT NULL,
+    CONSTRAINT chain_state_genesis_hash_check CHECK ((octet_length(genesis_hash) = 32)),
+    CONSTRAINT chain_state_singleton_check CHECK (singleton),
+    CONSTRAINT chain_state_tip_hash_check CHECK ((octet_length(tip_hash) = 32)),
+    CONSTRAINT chain_state_tip_height_check CHECK ((tip_height >= 0))
+);
+CREATE TABLE public.delivery (
+    id text NOT NULL,
+    event_id text NOT NULL,
+    endpoint_id bigint NOT NULL,
+    invoice_id text NOT NULL,
+    sequence integer NOT NULL,
+    state text DEFAULT 'pending'::text NOT NULL,
+    attempts integer DEFAULT 0 NOT NULL,
+    next_attempt_at timestamp with time zone NOT NULL,
+    lease_token uuid,
+    lease_until timestamp with time zone,
+    overtake_after timestamp with time zone,
+    replay_of text,
+    created_at timestamp with time zone NOT NULL,
+    delivered_at timestamp with time zone,
+    dead_reason text,
+    CONSTRAINT delivery_attempts_check CHECK ((attempts >= 0)),
+    CONSTRAINT delivery_check CHECK (((state = 'in_flight'::text) = (lease_token IS NOT NULL))),
+    CONSTRAINT delivery_check1 CHECK (((state = 'in_flight'::text) = (lease_until IS NOT NULL))),
+    CONSTRAINT delivery_check2 CHECK (((state = 'delivered'::text) = (delivered_at IS NOT NULL))),
+    CONSTRAINT delivery_check3 CHECK (((state = 'dead'::text) = (dead_reason IS NOT NULL))),
+    CONSTRAINT delivery_id_check CHECK ((id ~ '^dlv_[0-9A-HJKMNP-TV-Z]{26}$'::text)),
+    CONSTRAINT delivery_state_check CHECK ((state = ANY (ARRAY['pending'::text, 'in_flight'::text, 'delivered'::text, 'dead'::text])))
+)
+WITH (fillfactor='70', autovacuum_vacuum_scale_factor='0', autovacuum_vacuum_threshold='2000');
+CREATE TABLE public.descriptor (
+    id bigint NOT NULL,
+    descriptor text NOT NULL,
+    next_index integer DEFAULT 0 NOT NULL,
+    derived_count integer DEFAULT 0 NOT NULL,
+    CONSTRAINT descriptor_check CHECK ((next_index <= derived_count)),
+    CONSTRAINT descriptor_next_index_check CHECK ((next_index >= 0))
+);
+ALTER TABLE public.descriptor ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME public.descriptor_id_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+);
+CREATE TABLE public.endpoint (
+    id bigint NOT NULL,
+    project_id text NOT NULL,
+    url text NOT NULL,
+    is_default boolean NOT NULL,
+    status text DEFAULT 'active'::text NOT NULL,
+    disabled_reason text,
+    max_in_flight integer DEFAULT 4 NOT NULL,
+    blocked_until timestamp with time zone DEFAULT '-infinity'::timestamp with time zone NOT NULL,
+    consecutive_failures integer DEFAULT 0 NOT NULL,
+    CONSTRAINT endpoint_check CHECK (((status = 'disabled'::text) = (disabled_reason IS NOT NULL))),
+    CONSTRAINT endpoint_consecutive_failures_check CHECK ((consecutive_failures >= 0)),
+    CONSTRAINT endpoint_max_in_flight_check CHECK (((max_in_flight >= 1) AND (max_in_flight <= 64))),
+    CONSTRAINT endpoint_status_check CHECK ((status = ANY (ARRAY['active'::text, 'disabled'::text]))),
+    CONSTRAINT endpoint_url_check CHECK ((url <> ''::text))
+)
+WITH (fillfactor='70');
+ALTER TABLE public.endpoint ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME public.endpoint_id_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+);
+CREATE TABLE public.event (
+    id text NOT NULL,
+    project_id text NOT NULL,
+    invoice_id text NOT NULL,
+    type text NOT NULL,
+    sequence integer NOT NULL,
+    feed_position bigint NOT NULL,
+    body bytea NOT NULL,
+    created_at timestamp with time zone NOT NULL,
+    CONSTRAINT event_body_check CHECK ((octet_length(body) <= 65536)),
+    CONSTRAINT event_id_check CHECK ((id ~ '^evt_[0-9A-HJKMNP-TV-Z]{26}$'::text)),
+    CONSTRAINT event_sequence_check CHECK ((sequence >= 1)),
+    CONSTRAINT event_type_check CHECK ((type ~ '^[a-z_]+(\.[a-z_]+)*$'::text))
+);
+CREATE TABLE public.idempotency (
+    api_key_id text NOT NULL,
+    path text NOT NULL,
+    idempotency_key text NOT NULL,
+    request_hash bytea NOT NULL,
+    status integer,
+    body bytea,
+    created_at timestamp with time zone NOT NULL,
+    CONSTRAINT idempotency_check CHECK (((status IS NULL) = (body IS NULL))),
+    CONSTRAINT idempotency_request_hash_check CHECK ((octet_length(request_hash) = 32))
+);
+CREATE TABLE public.invoice (
+    id text NOT NULL,
+    project_id text NOT NULL,
+    test boolean NOT NULL,
+    amount numeric NOT NULL,
+    currency text NOT NULL,
+    amount_due_sat bigint NOT NULL,
+    quote_id bigint,
+    script_pubkey bytea NOT NULL,
+    reference text,
+    description text,
+    redirect_url text,
+    metadata jsonb DEFAULT '{}'::jsonb NOT NULL,
+    endpoint_id bigint,
+    created_at timestamp with time zone NOT NULL,
+    expires_at timestamp with time zone NOT NULL,
+    required_confirmations integer NOT NULL,
+    required_reasons jsonb DEFAULT '[]'::jsonb NOT NULL,
+    tolerance_under_sat bigint DEFAULT 0 NOT NULL,
+    tolerance_over_sat bigint DEFAULT 0 NOT NULL,
+    status text DEFAULT 'NEW'::text NOT NULL,
+    reason text DEFAULT 'created'::text NOT NULL,
+    paid_sat bigint DEFAULT 0 NOT NULL,
+    reached_due boolean DEFAULT false NOT NULL,
+    set_closed boolean DEFAULT false NOT NULL,
+    confirmed_without_payment boolean DEFAULT false NOT NULL,
+    labels text[] DEFAULT '{}'::text[] NOT NULL,
+    last_sequence integer DEFAULT 0 NOT NULL,
+    confirmed_at timestamp with time zone,
+    judge_pending boolean DEFAULT false NOT NULL,
+    judge_at timestamp with time zone,
+    judge_at_height integer,
+    CONSTRAINT invoice_amount_check CHECK ((amount > (0)::numeric)),
+    CONSTRAINT invoice_amount_due_sat_check CHECK (((amount_due_sat >= 1) AND (amount_due_sat <= '2100000000000000'::bigint))),
+    CONSTRAINT invoice_check CHECK (((quote_id IS NULL) = (currency = 'BTC'::text))),
+    CONSTRAINT invoice_check1 CHECK (((tolerance_under_sat >= 0) AND (tolerance_under_sat <= (amount_due_sat - 1)))),
+    CONSTRAINT invoice_check2 CHECK (((NOT confirmed_without_payment) OR test)),
+    CONSTRAINT invoice_check3 CHECK (((status <> ALL (ARRAY['NEW'::text, 'EXPIRED'::text])) OR (paid_sat = 0))),
+    CONSTRAINT invoice_check4 CHECK (((status <> ALL (ARRAY['UNDERPAID'::text, 'UNCONFIRMED'::text, 'CONFIRMED'::text])) OR (paid_sat > 0))),
+    CONSTRAINT invoice_check5 CHECK (((status <> 'UNDERPAID'::text) OR (paid_sat < amount_due_sat))),
+    CONSTRAINT invoice_check6 CHECK (((status <> ALL (ARRAY['UNCONFIRMED'::text, 'CONFIRMED'::text])) OR (reached_due AND (paid_sat >= (amount_due_sat - tolerance_under_sat))))),
+    CONSTRAINT invoice_check7 CHECK (((status <> 'CONFIRMED'::text) OR (set_closed AND (confirmed_at IS NOT NULL)))),
+    CONSTRAINT invoice_check8 CHECK (((status <> ALL (ARRAY['EXPIRED'::text, 'INVALID'::text])) OR set_closed)),
+    CONSTRAINT invoice_check9 CHECK (((status <> ALL (ARRAY['NEW'::text, 'UNDERPAID'::text])) OR (judge_at IS NOT NULL))),
+    CONSTRAINT invoice_currency_check CHECK ((currency ~ '^[A-Z]{3}$'::text)),
+    CONSTRAINT invoice_expires_at_check CHECK ((expires_at = date_trunc('second'::text, expires_at))),
+    CONSTRAINT invoice_id_check CHECK ((id ~ '^inv_[0-9A-HJKMNP-TV-Z]{26}$'::text)),
+    CONSTRAINT invoice_paid_sat_check CHECK ((paid_sat >= 0)),
+    CONSTRAINT invoice_required_confirmations_check CHECK ((required_confirmations >= 0)),
+    CONSTRAINT invoice_status_check CHECK ((status = ANY (ARRAY['NEW'::text, 'UNDERPAID'::text, 'UNCONFIRMED'::text, 'CONFIRMED'::text, 'EXPIRED'::text, 'INVALID'::text]))),
+    CONSTRAINT invoice_tolerance_over_sat_check CHECK ((tolerance_over_sat >= 0))
+);
+CREATE TABLE public.ledger_entry (
+    id bigint NOT NULL,
+    posting bigint NOT NULL,
+    project_id text NOT NULL,
+    invoice_id text NOT NULL,
+    account text NOT NULL,
+    amount_sat bigint NOT NULL,
+    posted_at timestamp with time zone NOT NULL,
+    CONSTRAINT ledger_entry_account_check CHECK ((account = ANY (ARRAY['chain'::text, 'pending'::text, 'confirmed'::text, 'held'::text, 'test'::text]))),
+    CONSTRAINT ledger_entry_amount_sat_check CHECK ((amount_sat <> 0))
+);
+ALTER TABLE public.ledger_entry ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME public.ledger_entry_id_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+);
+CREATE SEQUENCE public.ledger_posting
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1;
+CREATE TABLE public.payment (
+    id bigint NOT NULL,
+    txid bytea NOT NULL,
+    vout integer NOT NULL,
+    invoice_id text,
+    script_pubkey bytea NOT NULL,
+    amount_sat bigint NOT NULL,
+    coinbase boolean NOT NULL,
+    first_seen_at timestamp with time zone NOT NULL,
+    rate numeric,
+    judged boolean DEFAULT false NOT NULL,
+    counted boolean DEFAULT false NOT NULL,
+    in_closed_set boolean DEFAULT false NOT NULL,
+    confirmed_anchor_hash bytea,
+    anomaly text,
+    report_at_height integer,
+    CONSTRAINT payment_amount_sat_check CHECK ((amount_sat > 0)),
+    CONSTRAINT payment_check CHECK ((NOT (counted AND (NOT judged)))),
+    CONSTRAINT payment_check1 CHECK (((anomaly IS NULL) OR (report_at_height IS NULL))),
+    CONSTRAINT payment_rate_check CHECK ((rate > (0)::numeric)),
+    CONSTRAINT payment_vout_check CHECK ((vout >= 0))
+);
+ALTER TABLE public.payment ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME public.payment_id_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+);
+CREATE TABLE public.project (
+    id text NOT NULL,
+    name text NOT NULL,
+    mode text DEFAULT 'test'::text NOT NULL,
+    currency text NOT NULL,
+    descriptor_id bigint NOT NULL,
+    policy jsonb NOT NULL,
+    feed_position bigint DEFAULT 0 NOT NULL,
+    created_at timestamp with time zone NOT NULL,
+    CONSTRAINT project_currency_check CHECK ((currency ~ '^[A-Z]{3}$'::text)),
+    CONSTRAINT project_id_check CHECK ((id ~ '^prj_[0-9A-HJKMNP-TV-Z]{26}$'::text)),
+    CONSTRAINT project_mode_check CHECK ((mode = ANY (ARRAY['test'::text, 'live'::text]))),
+    CONSTRAINT project_name_check CHECK ((name <> ''::text))
+);
+CREATE TABLE public.project_secret (
+    project_id text NOT NULL,
+    key_number integer NOT NULL,
+    secret text NOT NULL,
+    expires_at timestamp with time zone,
+    CONSTRAINT project_secret_secret_check CHECK ((secret ~~ 'whsec\_%'::text))
+);
+CREATE TABLE public.quote (
+    id bigint NOT NULL,
+    currency text NOT NULL,
+    rate numeric NOT NULL,
+    source text NOT NULL,
+    quoted_at timestamp with time zone NOT NULL,
+    CONSTRAINT quote_currency_check CHECK ((currency ~ '^[A-Z]{3}$'::text)),
+    CONSTRAINT quote_rate_check CHECK ((rate > (0)::numeric))
+);
+ALTER TABLE public.quote ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME public.quote_id_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+);
+CREATE TABLE public.schema_migration (
+    number integer NOT NULL,
+    name text NOT NULL,
+    sha256 bytea NOT NULL,
+    applied_at timestamp with time zone DEFAULT now() NOT NULL
+);
+CREATE TABLE public.test_confirmation (
+    invoice_id text NOT NULL,
+    event_id text NOT NULL,
+    sequence integer NOT NULL,
+    body bytea NOT NULL,
+    state text NOT NULL,
+    click integer DEFAULT 1 NOT NULL,
+    url text NOT NULL,
+    requested_at timestamp with time zone NOT NULL,
+    lease_token uuid,
+    lease_until timestamp with time zone,
+    response jsonb,
+    delivered boolean,
+    CONSTRAINT test_confirmation_body_check CHECK ((octet_length(body) <= 65536)),
+    CONSTRAINT test_confirmation_check CHECK (((state = 'sending'::text) = (lease_token IS NOT NULL))),
+    CONSTRAINT test_confirmation_check1 CHECK (((state = 'sending'::text) = (lease_until IS NOT NULL))),
+    CONSTRAINT test_confirmation_check2 CHECK (((state <> ALL (ARRAY['answered'::text, 'done'::text])) OR ((response IS NOT NULL) AND (delivered IS NOT NULL)))),
+    CONSTRAINT test_confirmation_check3 CHECK (((state <> 'done'::text) OR delivered)),
+    CONSTRAINT test_confirmation_click_check CHECK ((click >= 1)),
+    CONSTRAINT test_confirmation_event_id_check CHECK ((event_id ~ '^evt_[0-9A-HJKMNP-TV-Z]{26}$'::text)),
+    CONSTRAINT test_confirmation_sequence_check CHECK ((sequence >= 1)),
+    CONSTRAINT test_confirmation_state_check CHECK ((state = ANY (ARRAY['idle'::text, 'requested'::text, 'sending'::text, 'answered'::text, 'done'::text])))
+);
+CREATE TABLE public.timeline (
+    id bigint NOT NULL,
+    invoice_id text NOT NULL,
+    happened_at timestamp with time zone NOT NULL,
+    kind text NOT NULL,
+    detail jsonb NOT NULL
+);
+ALTER TABLE public.timeline ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME public.timeline_id_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+);
+CREATE TABLE public.tx (
+    txid bytea NOT NULL,
+    raw bytea NOT NULL,
+    state text NOT NULL,
+    anchor_height integer,
+    anchor_hash bytea,
+    gone_by bytea,
+    conflict_height integer,
+    evicted_at timestamp with time zone,
+    CONSTRAINT tx_anchor_hash_check CHECK ((octet_length(anchor_hash) = 32)),
+    CONSTRAINT tx_check CHECK (((state = 'anchored'::text) = (anchor_height IS NOT NULL))),
+    CONSTRAINT tx_check1 CHECK (((state = 'anchored'::text) = (anchor_hash IS NOT NULL))),
+    CONSTRAINT tx_check2 CHECK (((state = ANY (ARRAY['replaced'::text, 'conflicted'::text])) = (gone_by IS NOT NULL))),
+    CONSTRAINT tx_check3 CHECK (((state = 'conflicted'::text) = (conflict_height IS NOT NULL))),
+    CONSTRAINT tx_check4 CHECK (((state = 'evicted'::text) = (evicted_at IS NOT NULL))),
+    CONSTRAINT tx_gone_by_check CHECK ((octet_length(gone_by) = 32)),
+    CONSTRAINT tx_state_check CHECK ((state = ANY (ARRAY['mempool'::text, 'anchored'::text, 'replaced'::text, 'conflicted'::text, 'evicted'::text]))),
+    CONSTRAINT tx_txid_check CHECK ((octet_length(txid) = 32))
+);
+CREATE TABLE public.tx_input (
+    txid bytea NOT NULL,
+    outpoint bytea NOT NULL,
+    CONSTRAINT tx_input_outpoint_check CHECK ((octet_length(outpoint) = 36))
+);
+ALTER TABLE ONLY public.address
+    ADD CONSTRAINT address_descriptor_id_index_key UNIQUE (descriptor_id, index);
+ALTER TABLE ONLY public.address
+    ADD CONSTRAINT address_pkey PRIMARY KEY (script_pubkey);
+ALTER TABLE ONLY public.api_key
+    ADD CONSTRAINT api_key_pkey PRIMARY KEY (id);
+ALTER TABLE ONLY public.api_key
+    ADD CONSTRAINT api_key_secret_hash_key UNIQUE (secret_hash);
+ALTER TABLE ONLY public.attempt
+    ADD CONSTRAINT attempt_pkey PRIMARY KEY (id);
+ALTER TABLE ONLY public.block
+    ADD CONSTRAINT block_hash_key UNIQUE (hash);
+ALTER TABLE ONLY public.block
+    ADD CONSTRAINT block_pkey PRIMARY KEY (height);
+ALTER TABLE ONLY public.chain_state
+    ADD CONSTRAINT chain_state_pkey PRIMARY KEY (singleton);
+ALTER TABLE ONLY public.delivery
+    ADD CONSTRAINT delivery_pkey PRIMARY KEY (id);
+ALTER TABLE ONLY public.descriptor
+    ADD CONSTRAINT descriptor_descriptor_key UNIQUE (descriptor);
+ALTER TABLE ONLY public.descriptor
+    ADD CONSTRAINT descriptor_pkey PRIMARY KEY (id);
+ALTER TABLE ONLY public.endpoint
+    ADD CONSTRAINT endpoint_pkey PRIMARY KEY (id);
+ALTER TABLE ONLY public.event
+    ADD CONSTRAINT event_invoice_id_sequence_key UNIQUE (invoice_id, sequence);
+ALTER TABLE ONLY public.event
+    ADD CONSTRAINT event_pkey PRIMARY KEY (id);
+ALTER TABLE ONLY public.event
+    ADD CONSTRAINT event_project_id_feed_position_key UNIQUE (project_id, feed_position);
+ALTER TABLE ONLY public.idempotency
+    ADD CONSTRAINT idempotency_pkey PRIMARY KEY (api_key_id, path, idempotency_key);
+ALTER TABLE ONLY public.invoice
+    ADD CONSTRAINT invoice_pkey PRIMARY KEY (id);
+ALTER TABLE ONLY public.invoice
+    ADD CONSTRAINT invoice_script_pubkey_key UNIQUE (script_pubkey);
+ALTER TABLE ONLY public.ledger_entry
+    ADD CONSTRAINT ledger_entry_pkey PRIMARY KEY (id);
+ALTER TABLE ONLY public.payment
+    ADD CONSTRAINT payment_pkey PRIMARY KEY (txid, vout);
+ALTER TABLE ONLY public.project
+    ADD CONSTRAINT project_pkey PRIMARY KEY (id);
+ALTER TABLE ONLY public.project_secret
+    ADD CONSTRAINT project_secret_pkey PRIMARY KEY (project_id, key_number);
+ALTER TABLE ONLY public.quote
+    ADD CONSTRAINT quote_pkey PRIMARY KEY (id);
+ALTER TABLE ONLY public.schema_migration
+    ADD CONSTRAINT schema_migration_pkey PRIMARY KEY (number);
+ALTER TABLE ONLY public.test_confirmation
+    ADD CONSTRAINT test_confirmation_event_id_key UNIQUE (event_id);
+ALTER TABLE ONLY public.test_confirmation
+    ADD CONSTRAINT test_confirmation_pkey PRIMARY KEY (invoice_id);
+ALTER TABLE ONLY public.timeline
+    ADD CONSTRAINT timeline_pkey PRIMARY KEY (id);
+ALTER TABLE ONLY public.tx_input
+    ADD CONSTRAINT tx_input_pkey PRIMARY KEY (txid, outpoint);
+ALTER TABLE ONLY public.tx
+    ADD CONSTRAINT tx_pkey PRIMARY KEY (txid);
+CREATE INDEX attempt_of_delivery ON public.attempt USING btree (delivery_id, id);
+CREATE INDEX delivery_due ON public.delivery USING btree (endpoint_id, next_attempt_at, id) WHERE (state = 'pending'::text);
+CREATE INDEX delivery_lease ON public.delivery USING btree (lease_until) WHERE (state = 'in_flight'::text);
+CREATE INDEX delivery_of_event ON public.delivery USING btree (event_id);
+CREATE UNIQUE INDEX delivery_once ON public.delivery USING btree (event_id, endpoint_id) WHERE (replay_of IS NULL);
+CREATE UNIQUE INDEX delivery_one_in_flight ON public.delivery USING btree (endpoint_id, invoice_id) WHERE (state = 'in_flight'::text);
+CREATE INDEX delivery_open ON public.delivery USING btree (endpoint_id, invoice_id, sequence) WHERE (state = ANY (ARRAY['pending'::text, 'in_flight'::text]));
+CREATE UNIQUE INDEX endpoint_default ON public.endpoint USING btree (project_id) WHERE is_default;
+CREATE UNIQUE INDEX endpoint_named ON public.endpoint USING btree (project_id, url) WHERE (NOT is_default);
+CREATE INDEX idempotency_age ON public.idempotency USING btree (created_at);
+CREATE INDEX invoice_judge_at ON public.invoice USING btree (judge_at) WHERE (judge_at IS NOT NULL);
+CREATE INDEX invoice_judge_at_height ON public.invoice USING btree (judge_at_height) WHERE (judge_at_height IS NOT NULL);
+CREATE INDEX invoice_judge_pending ON public.invoice USING btree (id) WHERE judge_pending;
+CREATE INDEX invoice_of_project ON public.invoice USING btree (project_id, id);
+CREATE INDEX ledger_balance ON public.ledger_entry USING btree (project_id, account) INCLUDE (amount_sat);
+CREATE INDEX ledger_of_invoice ON public.ledger_entry USING btree (invoice_id);
+CREATE INDEX payment_of_invoice ON public.payment USING btree (invoice_id);
+CREATE INDEX payment_of_script ON public.payment USING btree (script_pubkey);
+CREATE INDEX payment_report ON public.payment USING btree (report_at_height) WHERE (report_at_height IS NOT NULL);
+CREATE INDEX quote_history ON public.quote USING btree (currency, quoted_at);
+CREATE INDEX test_confirmation_under_way ON public.test_confirmation USING btree (requested_at) WHERE (state = ANY (ARRAY['requested'::text, 'sending'::text, 'answered'::text]));
+CREATE INDEX timeline_of_invoice ON public.timeline USING btree (invoice_id, id);
+CREATE INDEX tx_anchor ON public.tx USING btree (anchor_height) WHERE (anchor_height IS NOT NULL);
+CREATE INDEX tx_conflict ON public.tx USING btree (conflict_height) WHERE (conflict_height IS NOT NULL);
+CREATE INDEX tx_input_outpoint ON public.tx_input USING btree (outpoint);
+CREATE INDEX tx_open ON public.tx USING btree (txid) WHERE (state = ANY (ARRAY['mempool'::text, 'replaced'::text, 'evicted'::text]));
+ALTER TABLE ONLY public.address
+    ADD CONSTRAINT address_descriptor_id_fkey FOREIGN KEY (descriptor_id) REFERENCES public.descriptor(id);
+ALTER TABLE ONLY public.api_key
+    ADD CONSTRAINT api_key_project_id_fkey FOREIGN KEY (project_id) REFERENCES public.project(id);
+ALTER TABLE ONLY public.attempt
+    ADD CONSTRAINT attempt_delivery_id_fkey FOREIGN KEY (delivery_id) REFERENCES public.delivery(id);
+ALTER TABLE ONLY public.delivery
+    ADD CONSTRAINT delivery_endpoint_id_fkey FOREIGN KEY (endpoint_id) REFERENCES public.endpoint(id);
+ALTER TABLE ONLY public.delivery
+    ADD CONSTRAINT delivery_event_id_fkey FOREIGN KEY (event_id) REFERENCES public.event(id);
+ALTER TABLE ONLY public.delivery
+    ADD CONSTRAINT delivery_replay_of_fkey FOREIGN KEY (replay_of) REFERENCES public.delivery(id);
+ALTER TABLE ONLY public.endpoint
+    ADD CONSTRAINT endpoint_project_id_fkey FOREIGN KEY (project_id) REFERENCES public.project(id);
+ALTER TABLE ONLY public.event
+    ADD CONSTRAINT event_invoice_id_fkey FOREIGN KEY (invoice_id) REFERENCES public.invoice(id);
+ALTER TABLE ONLY public.event
+    ADD CONSTRAINT event_project_id_fkey FOREIGN KEY (project_id) REFERENCES public.project(id);
+ALTER TABLE ONLY public.idempotency
+    ADD CONSTRAINT idempotency_api_key_id_fkey FOREIGN KEY (api_key_id) REFERENCES public.api_key(id);
+ALTER TABLE ONLY public.invoice
+    ADD CONSTRAINT invoice_endpoint_id_fkey FOREIGN KEY (endpoint_id) REFERENCES public.endpoint(id);
+ALTER TABLE ONLY public.invoice
+    ADD CONSTRAINT invoice_project_id_fkey FOREIGN KEY (project_id) REFERENCES public.project(id);
+ALTER TABLE ONLY public.invoice
+    ADD CONSTRAINT invoice_quote_id_fkey FOREIGN KEY (quote_id) REFERENCES public.quote(id);
+ALTER TABLE ONLY public.invoice
+    ADD CONSTRAINT invoice_script_pubkey_fkey FOREIGN KEY (script_pubkey) REFERENCES public.address(script_pubkey);
+ALTER TABLE ONLY public.ledger_entry
+    ADD CONSTRAINT ledger_entry_invoice_id_fkey FOREIGN KEY (invoice_id) REFERENCES public.invoice(id);
+ALTER TABLE ONLY public.ledger_entry
+    ADD CONSTRAINT ledger_entry_project_id_fkey FOREIGN KEY (project_id) REFERENCES public.project(id);
+ALTER TABLE ONLY public.payment
+    ADD CONSTRAINT payment_invoice_id_fkey FOREIGN KEY (invoice_id) REFERENCES public.invoice(id);
+ALTER TABLE ONLY public.payment
+    ADD CONSTRAINT payment_script_pubkey_fkey FOREIGN KEY (script_pubkey) REFERENCES public.address(script_pubkey);
+ALTER TABLE ONLY public.payment
+    ADD CONSTRAINT payment_txid_fkey FOREIGN KEY (txid) REFERENCES public.tx(txid);
+ALTER TABLE ONLY public.project
+    ADD CONSTRAINT project_descriptor_id_fkey FOREIGN KEY (descriptor_id) REFERENCES public.descriptor(id);
+ALTER TABLE ONLY public.project_secret
+    ADD CONSTRAINT project_secret_project_id_fkey FOREIGN KEY (project_id) REFERENCES public.project(id);
+ALTER TABLE ONLY public.test_confirmation
+    ADD CONSTRAINT test_confirmation_invoice_id_fkey FOREIGN KEY (invoice_id) REFERENCES public.invoice(id);
+ALTER TABLE ONLY public.timeline
+    ADD CONSTRAINT timeline_invoice_id_fkey FOREIGN KEY (invoice_id) REFERENCES public.invoice(id);
+ALTER TABLE ONLY public.tx_input
+    ADD CONSTRAINT tx_input_txid_fkey FOREIGN KEY (txid) REFERENCES public.tx(txid);

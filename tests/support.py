@@ -1,0 +1,55 @@
+"""Rows for tests of the inner parts; whole-product tests make theirs over HTTP."""
+
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+
+from watcher.rules.policy import Policy, to_json
+from watcher.runtime.db import Pool
+from watcher.runtime.ids import new_id
+
+
+async def add_project(pool: Pool, addresses: list[tuple[str, bytes]], url: str = "http://127.0.0.1:9/hook") -> str:
+    """A live project in EUR with a default endpoint and derived addresses; its id."""
+    project_id = new_id("prj")
+    descriptor_id = await pool.fetchval(
+        "INSERT INTO descriptor (descriptor, derived_count) VALUES ($1, $2) RETURNING id", project_id, len(addresses)
+    )
+    for index, (address, script_pubkey) in enumerate(addresses):
+        await pool.execute(
+            "INSERT INTO address (script_pubkey, descriptor_id, index, address) VALUES ($1, $2, $3, $4)",
+            script_pubkey, descriptor_id, index, address,
+        )  # fmt: skip
+    await pool.execute(
+        "INSERT INTO project (id, name, mode, currency, descriptor_id, policy, created_at) "
+        "VALUES ($1, 'shop', 'live', 'EUR', $2, $3, now())",
+        project_id, descriptor_id, to_json(Policy()),
+    )  # fmt: skip
+    await pool.execute("INSERT INTO endpoint (project_id, url, is_default) VALUES ($1, $2, true)", project_id, url)
+    return project_id
+
+
+async def add_invoice(
+    pool: Pool, project_id: str, due_sat: int, *, expires_in: int = 900, confirmations: int = 0, test: bool = False
+) -> str:
+    """An invoice at the fixed rate of 50,000 per BTC, on the project's next address; its id."""
+    invoice_id = new_id("inv")
+    now = datetime.now(UTC).replace(microsecond=0)
+    expires_at = now + timedelta(seconds=expires_in)
+    quote_id = await pool.fetchval(
+        "INSERT INTO quote (currency, rate, source, quoted_at) VALUES ('EUR', 50000, 'fixed', $1) RETURNING id",
+        now - timedelta(hours=1),
+    )
+    script_pubkey = await pool.fetchval(
+        "UPDATE descriptor d SET next_index = next_index + 1 FROM project p, address a "
+        "WHERE p.id = $1 AND d.id = p.descriptor_id AND a.descriptor_id = d.id AND a.index = d.next_index "
+        "RETURNING a.script_pubkey",
+        project_id,
+    )
+    await pool.execute(
+        "INSERT INTO invoice (id, project_id, test, amount, currency, amount_due_sat, quote_id, script_pubkey, "
+        "created_at, expires_at, required_confirmations, judge_at) "
+        "VALUES ($1, $2, $3, $4, 'EUR', $5, $6, $7, $8, $9, $10, $11)",
+        invoice_id, project_id, test, Decimal(due_sat) / 2000, due_sat, quote_id, script_pubkey, now, expires_at,
+        confirmations, expires_at + timedelta(seconds=1),
+    )  # fmt: skip
+    return invoice_id

@@ -1,0 +1,75 @@
+"""Migrations: applied once by many starters, refused when strange, and dumped to a golden file."""
+
+import asyncio
+import os
+import re
+import subprocess
+from pathlib import Path
+
+import asyncpg
+import pytest
+
+from regtest.binaries import find_binaries
+from regtest.postgres import Postgres
+from watcher.runtime import migrate
+from watcher.runtime.errors import Broken, Misconfigured
+
+GOLDEN = Path(__file__).parents[2] / "golden" / "schema.sql"
+DUMPED_BY = 18
+
+
+@pytest.fixture
+async def empty_url(postgres: Postgres):
+    yield await postgres.create_database("test_migrate")
+    await postgres.drop_database("test_migrate")
+
+
+async def upgrade(url: str) -> list[str]:
+    connection = await asyncpg.connect(url)
+    try:
+        return await migrate.upgrade(connection)
+    finally:
+        await connection.close()
+
+
+async def test_many_starters_migrate_once(empty_url: str):
+    applied = await asyncio.gather(*(upgrade(empty_url) for _ in range(4)))
+    assert sorted(applied, key=len)[:-1] == [[], [], []]
+    assert [name for names in applied for name in names] == [migration.name for migration in migrate.migrations()]
+
+
+async def test_a_database_without_schema_is_refused(empty_url: str):
+    connection = await asyncpg.connect(empty_url)
+    with pytest.raises(Misconfigured, match="no schema yet") as refusal:
+        await migrate.check(connection)
+    assert refusal.value.exit_code == 78
+    await connection.close()
+
+
+async def test_a_newer_database_is_refused(pool):
+    await pool.execute("INSERT INTO schema_migration (number, name, sha256) VALUES (9999, '9999_later', '')")
+    with pytest.raises(Misconfigured, match="9999_later"):
+        await migrate.check(pool)
+
+
+async def test_an_applied_file_may_not_change(pool):
+    await pool.execute("UPDATE schema_migration SET sha256 = 'x' WHERE number = 1")
+    with pytest.raises(Broken, match="0001_initial"):
+        await migrate.check(pool)
+
+
+async def test_the_schema_is_the_golden_one(database_url: str):
+    """Run with PAYWATCH_GOLDEN=write to write the file after a migration, and review the difference."""
+    binaries = find_binaries()
+    if binaries.major != DUMPED_BY:
+        pytest.skip(f"the golden file is a dump of PostgreSQL {DUMPED_BY}, and another version writes it differently")
+    dump = binaries.directory / "pg_dump"
+    done = subprocess.run(
+        [dump, "--schema-only", "--no-owner", "--no-privileges", database_url], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    lines = (line for line in done.stdout.splitlines() if not re.match(r"--|SET |SELECT pg_catalog|\\|\s*$", line))
+    schema = "\n".join(lines) + "\n"
+    if os.environ.get("PAYWATCH_GOLDEN") == "write":
+        GOLDEN.write_text(schema)
+    assert schema == GOLDEN.read_text()

@@ -1,0 +1,175 @@
+"""The watcher role: everything built in one place, started, and stopped in order."""
+
+import asyncio
+import os
+import secrets
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+import structlog
+
+from watcher import confirmation
+from watcher.bitcoind.addresses import NodeAddressSource
+from watcher.bitcoind.feed import Feed
+from watcher.bitcoind.jsonrpc import NodeUnreachable, NodeWarmingUp
+from watcher.bitcoind.look import Look
+from watcher.bitcoind.rpc import BitcoindRpc, ChainInfo
+from watcher.bitcoind.zmq import Doorbell
+from watcher.pipeline import LeaseLost, Pipeline
+from watcher.rules.types import BlockId
+from watcher.runtime import log as logging
+from watcher.runtime import migrate
+from watcher.runtime.config import Settings
+from watcher.runtime.db import Pool, open_pool, passing_errors_as_transient
+from watcher.runtime.errors import Misconfigured, Transient, Unavailable
+from watcher.runtime.metrics import serve_metrics
+from watcher.runtime.service import run_role, stopped_within
+from watcher.store import chain, descriptors, idempotency, service
+
+log = structlog.get_logger()
+
+LEASE_RENEWAL_SECONDS = 1.5
+STANDBY_SECONDS = 0.5
+UPKEEP_SECONDS = 1.0
+
+
+def main(settings: Settings) -> int:
+    """Run the watcher until it is told to stop; the exit code."""
+    logging.configure(settings.log_level, settings.log_format, "watcher")
+    return run_role(Watcher(settings).run)
+
+
+@dataclass(slots=True)
+class Watcher:
+    """One process: it stands by until it has the lease, then follows the node."""
+
+    settings: Settings
+    # The name of all our connections, by which a successor finds and ends them.
+    holder: str = field(default_factory=lambda: f"paywatch-watcher-{os.getpid()}-{secrets.token_hex(4)}")
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Open everything, wait for the lease, follow; close in reverse order."""
+        settings = self.settings
+        async with AsyncExitStack() as stack:
+            pool = await stack.enter_async_context(
+                open_pool(settings.database_url, settings.database_pool_size, self.holder)
+            )
+            await migrate.check(pool)
+            rpc = await stack.enter_async_context(node_client(settings))
+            await self._begin(pool, rpc)
+            await stack.enter_async_context(serve_metrics(settings))
+            bell = await stack.enter_async_context(Doorbell(settings.bitcoind_zmq)) if settings.bitcoind_zmq else None
+            epoch = await self._stand_by(pool, stop)
+            if epoch is None:
+                return
+            pipeline = Pipeline(pool, settings.base_url, epoch)
+            feed = Feed(
+                rpc, pool, pipeline, Look(rpc, pool, settings.reorg_limit_blocks), bell,
+                settings.poll_interval_seconds, settings.heartbeat_seconds,
+            )  # fmt: skip
+            await self._follow(feed, pool, rpc, epoch, stop)
+            await service.release_lease(pool, epoch)
+
+    async def _follow(self, feed: Feed, pool: Pool, rpc: BitcoindRpc, epoch: int, stop: asyncio.Event) -> None:
+        async with asyncio.TaskGroup() as tasks:
+            keeper = tasks.create_task(self._keep_lease(pool, epoch, stop))
+            upkeep = tasks.create_task(self._upkeep(pool, rpc, stop))
+            await feed.run(stop)
+            keeper.cancel()
+            upkeep.cancel()
+
+    async def _stand_by(self, pool: Pool, stop: asyncio.Event) -> int | None:
+        """Wait until the lease is ours; its epoch, or None when we are told to stop before."""
+        is_told = False
+        while True:
+            epoch = await service.take_lease(pool, self.holder)
+            if epoch is not None:
+                log.info("watcher.active", epoch=epoch)
+                return epoch
+            if not is_told:
+                log.info("watcher.standing_by")
+                is_told = True
+            if await stopped_within(stop, STANDBY_SECONDS):
+                return None
+
+    async def _keep_lease(self, pool: Pool, epoch: int, stop: asyncio.Event) -> None:
+        while not await stopped_within(stop, LEASE_RENEWAL_SECONDS):
+            try:
+                async with passing_errors_as_transient():
+                    is_held = await service.renew_lease(pool, epoch)
+            except Transient as error:
+                log.warning("watcher.lease_not_renewed", error=error.message)
+                continue
+            if not is_held:
+                raise LeaseLost("another watcher has taken over")
+
+    async def _upkeep(self, pool: Pool, rpc: BitcoindRpc, stop: asyncio.Event) -> None:
+        """What is nobody's change: addresses ahead of need, clicks whose API process died, old answers."""
+        source = NodeAddressSource(rpc, self.settings.network)
+        while not await stopped_within(stop, UPKEEP_SECONDS):
+            try:
+                async with passing_errors_as_transient():
+                    await descriptors.top_up(pool, source)
+                    await confirmation.sweep(pool)
+                    await idempotency.forget_old(pool, datetime.now(UTC))
+            except Transient as error:
+                log.warning("watcher.upkeep_failed", error=error.message)
+
+    async def _begin(self, pool: Pool, rpc: BitcoindRpc) -> None:
+        """Refuse another chain than the one we know; on the first start, begin at the node's tip."""
+        info = await _answered(rpc.chain_info)
+        if info.chain != self.settings.network:
+            raise Misconfigured(
+                f"bitcoind is on the chain {info.chain!r}, and the setting network says {self.settings.network!r}",
+                "point bitcoind_url at the right node, or set --network",
+            )
+        genesis_hash = await rpc.block_hash_at(0)
+        assert genesis_hash is not None
+        state = await chain.state(pool)
+        if state is None:
+            blocks = await _newest_blocks(rpc, info.best_hash, self.settings.reorg_limit_blocks + 1)
+            async with pool.acquire() as connection, connection.transaction():
+                await chain.initialise(connection, info.chain, genesis_hash, blocks)
+        elif state.genesis_hash != genesis_hash or state.network != info.chain:
+            raise Misconfigured(
+                f"the database follows another chain ({state.network}) than this node ({info.chain})",
+                "use the node that the database was made with, or an empty database",
+            )
+
+
+def node_client(settings: Settings) -> BitcoindRpc:
+    """The node's RPC client as the settings describe it. Raises `Misconfigured` when no login is set."""
+    if settings.bitcoind_user:
+        return BitcoindRpc(settings.bitcoind_url, (settings.bitcoind_user, settings.bitcoind_password))
+    if settings.bitcoind_cookie_file:
+        return BitcoindRpc(settings.bitcoind_url, Path(settings.bitcoind_cookie_file))
+    raise Misconfigured(
+        "there is no login for bitcoind", "set --bitcoind-user and --bitcoind-password, or --bitcoind-cookie-file"
+    )
+
+
+async def _answered(ask: Callable[[], Awaitable[ChainInfo]]) -> ChainInfo:
+    """The answer of a node that may still be warming up. Raises `Unavailable` when there is no node."""
+    while True:
+        try:
+            return await ask()
+        except NodeWarmingUp as error:
+            log.info("watcher.node_is_warming_up", answer=error.message)
+            await asyncio.sleep(STANDBY_SECONDS)
+        except NodeUnreachable as error:
+            raise Unavailable(error.message, error.hint) from None
+
+
+async def _newest_blocks(rpc: BitcoindRpc, tip_hash: bytes, count: int) -> list[tuple[BlockId, datetime]]:
+    """The newest blocks of the node's chain, lowest first: what a first reorg may fall back to."""
+    blocks: list[tuple[BlockId, datetime]] = []
+    block_hash: bytes | None = tip_hash
+    while block_hash is not None and len(blocks) < count:
+        header = await rpc.block_header(block_hash)
+        assert header is not None
+        blocks.append((BlockId(header.height, header.hash), datetime.fromtimestamp(header.time, UTC)))
+        block_hash = header.prev_hash
+    return blocks[::-1]

@@ -1,0 +1,1 @@
+"""Descriptors and their addresses, as the node derives them."""

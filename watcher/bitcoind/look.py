@@ -1,0 +1,255 @@
+"""One look at the node: what left and entered the chain and the mempool since the stored tip, as a `Change`.
+
+`whole` reads the chain from the fork point on and the whole mempool at the new tip. `part` reads only what some
+doorbell messages are about. Both end with the same question about the tracked transactions that are missing
+from the mempool (`_pool_facts`), and both fail with `ChainMoved` when the tip moved meanwhile: look again.
+"""
+
+import asyncio
+from collections.abc import Collection, Mapping
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+
+from watcher.bitcoind.decode import Block, Transaction, parse_block, parse_transaction
+from watcher.bitcoind.rpc import BitcoindRpc, BlockPruned, Header, MempoolEntry
+from watcher.rules.chain import Arrival, BlockHit, Change, Tracked, classify, connect, disconnect
+from watcher.rules.types import BlockId, TxFacts, TxState
+from watcher.runtime.db import Pool
+from watcher.runtime.errors import Broken, Transient
+from watcher.store import chain
+
+# Blocks that one transaction takes in while catching up; a reorg is followed to its new tip or for so many blocks.
+BLOCKS_PER_CHANGE = 200
+
+# Mempool transactions that are fetched, matched and dropped at a time.
+BODIES_AT_ONCE = 1_000
+
+
+class ChainMoved(Transient):
+    """The node's best chain changed while we read it: look again."""
+
+
+class NodeBehind(Transient):
+    """The node is below the stored tip and does not know it: nothing is judged until it has passed it."""
+
+
+class DeepReorg(Broken):
+    """The chain split deeper than we follow: an operator must decide."""
+
+
+class PrunedGap(Broken):
+    """Blocks that were not processed yet are gone from the node."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Path:
+    """The way from the stored tip to the node's: down to the fork point, and up again."""
+
+    fork_point: BlockId
+    hashes: tuple[bytes, ...]  # of the blocks above the fork point, lowest first
+    reaches_tip: bool
+
+
+@dataclass(slots=True)
+class _Findings:
+    """What is found while looking: tracked transactions with their new facts, and new ones."""
+
+    tracked: dict[bytes, Tracked]
+    hits: list[BlockHit] = field(default_factory=list)
+    arrivals: dict[bytes, Arrival] = field(default_factory=dict)
+    connected: list[tuple[BlockId, datetime]] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Look:
+    """Reads the node. `known` are mempool transactions that were read already and do not pay us.
+
+    One that pays us is not `known`: until it is committed every look must find it again, and then it is tracked.
+    """
+
+    rpc: BitcoindRpc
+    pool: Pool
+    reorg_limit_blocks: int
+    known: AbstractSet[bytes] = field(default_factory=frozenset)
+
+    async def whole(self, tip: BlockId, began_at: datetime, *, with_mempool: bool) -> Change:
+        """The chain from `tip` on, and the mempool; without it the change may not be judged.
+
+        Raises `ChainMoved`, `NodeBehind`, `DeepReorg`, `PrunedGap` and what the RPC client raises.
+        """
+        path = await self._path(tip)
+        before = await chain.tracked_above(self.pool, path.fork_point.height)
+        found = _Findings(before)
+        if path.fork_point != tip:
+            found.tracked = disconnect(before, path.fork_point.height, began_at)
+        await self._read_blocks(path, found, began_at)
+        found.tracked = connect(found.tracked, found.hits)
+        is_judged = path.reaches_tip and with_mempool
+        if is_judged:
+            txids = (await self.rpc.mempool_snapshot()).txids
+            await self._match_new(txids - self.known - found.tracked.keys(), found)
+            await self._pool_facts(found, txids, began_at)
+            await self._assert_tip(path.hashes[-1] if path.hashes else path.fork_point.hash)
+            self.known = txids - found.arrivals.keys()
+        return Change(
+            began_at, tip, path.fork_point, tuple(found.connected), _changed(before, found.tracked),
+            tuple(found.arrivals.values()), reached_tip=is_judged, is_complete=is_judged,
+        )  # fmt: skip
+
+    async def part(
+        self, tip: BlockId, began_at: datetime, added: Mapping[bytes, Transaction | None], removed: AbstractSet[bytes]
+    ) -> Change | None:
+        """What doorbell messages are about; None when it does not concern us. Raises `ChainMoved` as `whole`."""
+        bodies = await self._bodies(added)
+        outpoints = {outpoint for body in bodies.values() for outpoint in body.inputs}
+        before = await chain.tracked_among(self.pool, added.keys() | removed, outpoints)
+        found = _Findings(before)
+        await self._match(bodies.values(), found)
+        self.known |= bodies.keys() - found.arrivals.keys()
+        if not before and not found.arrivals:
+            return None
+        await self._assert_tip(tip.hash)
+        present = set(await self.rpc.mempool_entries(before.keys()))
+        await self._pool_facts(found, present, began_at)
+        await self._assert_tip(tip.hash)
+        return Change(
+            began_at, tip, tip, (), _changed(before, found.tracked), tuple(found.arrivals.values()), is_complete=False
+        )
+
+    # The chain
+
+    async def _path(self, tip: BlockId) -> _Path:
+        best_hash = await self.rpc.best_block_hash()
+        if best_hash == tip.hash:
+            return _Path(tip, (), reaches_tip=True)
+        best = await self.rpc.block_header(best_hash)
+        if best is None:
+            raise ChainMoved("the node's tip moved")
+        fork_point = await self._fork_point(tip, best)
+        top = min(best.height, fork_point.height + BLOCKS_PER_CHANGE)
+        hashes = [await self.rpc.block_hash_at(height) for height in range(fork_point.height + 1, top + 1)]
+        if None in hashes or (top == best.height and hashes and hashes[-1] != best_hash):
+            raise ChainMoved("the node's tip moved")
+        return _Path(fork_point, tuple(block for block in hashes if block), reaches_tip=top == best.height)
+
+    async def _fork_point(self, tip: BlockId, best: Header) -> BlockId:
+        """Our newest block that is in the node's best chain."""
+        for block in await chain.blocks_down_from(self.pool, tip.height, self.reorg_limit_blocks + 1):
+            header = await self.rpc.block_header(block.hash)
+            if header is not None and header.confirmations >= 0:
+                return block
+            if header is None and block == tip and best.height < tip.height:
+                raise NodeBehind(f"the node is at {best.height} and does not know the stored tip {tip.height}")
+        raise DeepReorg(
+            f"the chain split more than {self.reorg_limit_blocks} blocks below {tip.height}",
+            "check the node; raise reorg_limit_blocks only if the new chain is the right one",
+        )
+
+    async def _read_blocks(self, path: _Path, found: _Findings, began_at: datetime) -> None:
+        watched = {outpoint for item in found.tracked.values() for outpoint in item.inputs}
+        previous = path.fork_point
+        for block_hash in path.hashes:
+            block = await self._block(block_hash, previous.height + 1)
+            if block.prev_hash != previous.hash:
+                raise ChainMoved("the node's chain moved")
+            previous = BlockId(previous.height + 1, block_hash)
+            found.connected.append((previous, datetime.fromtimestamp(block.time, UTC)))
+            ours = await chain.ours(self.pool, {script for tx in block.transactions for _, script in tx.outputs})
+            for tx in block.transactions:
+                _read_transaction(tx, previous, watched, ours, found, min(found.connected[-1][1], began_at))
+
+    async def _block(self, block_hash: bytes, height: int) -> Block:
+        try:
+            raw = await self.rpc.block(block_hash)
+        except BlockPruned:
+            raise PrunedGap(f"the node has pruned block {height}, which was not processed yet") from None
+        return await asyncio.to_thread(parse_block, raw)
+
+    async def _assert_tip(self, tip_hash: bytes) -> None:
+        if await self.rpc.best_block_hash() != tip_hash:
+            raise ChainMoved("the node's tip moved")
+
+    # The mempool
+
+    async def _match_new(self, txids: Collection[bytes], found: _Findings) -> None:
+        waiting = list(txids)
+        for start in range(0, len(waiting), BODIES_AT_ONCE):
+            bodies = await self._bodies(dict.fromkeys(waiting[start : start + BODIES_AT_ONCE]))
+            await self._match(bodies.values(), found)
+
+    async def _bodies(self, wanted: Mapping[bytes, Transaction | None]) -> dict[bytes, Transaction]:
+        """The transactions, asked of the node where we do not have them; without those that are gone again."""
+        missing = [txid for txid, body in wanted.items() if body is None]
+        fetched = await self.rpc.raw_transactions(missing) if missing else {}
+        parsed = {txid: parse_transaction(raw) for txid, raw in fetched.items()}
+        return {txid: body for txid, body in wanted.items() if body is not None} | parsed
+
+    async def _match(self, bodies: Collection[Transaction], found: _Findings) -> None:
+        """Note as arrivals those that pay scripts of ours and are not tracked yet."""
+        ours = await chain.ours(self.pool, {script for body in bodies for _, script in body.outputs})
+        for body in bodies:
+            if body.txid not in found.tracked and (outputs := _outputs_to(body, ours)):
+                found.arrivals.setdefault(body.txid, _pooled(body, outputs))
+
+    async def _pool_facts(self, found: _Findings, present: AbstractSet[bytes], began_at: datetime) -> None:
+        """Settle who is where: asks what took the inputs of those that are missing, and dates the arrivals."""
+        missing = [
+            item for txid, item in found.tracked.items()
+            if txid not in present and item.facts.state not in (TxState.ANCHORED, TxState.CONFLICTED)
+        ]  # fmt: skip
+        spenders = await self.rpc.spenders([outpoint for item in missing for outpoint in item.inputs])
+        strangers = set(spenders.values()) - found.tracked.keys() - found.arrivals.keys()
+        await self._match((await self._bodies(dict.fromkeys(strangers))).values(), found)
+        facts = classify(found.tracked, present | set(spenders.values()), spenders, began_at)
+        found.tracked = {txid: replace(item, facts=facts[txid]) for txid, item in found.tracked.items()}
+        await self._date_arrivals(found)
+
+    async def _date_arrivals(self, found: _Findings) -> None:
+        """Give arrivals in the mempool the time of their entry, and track their unconfirmed ancestors."""
+        pooled = {txid for txid, item in found.arrivals.items() if item.facts.state is TxState.MEMPOOL}
+        while pooled:
+            entries = await self.rpc.mempool_entries(pooled)
+            for txid in pooled:
+                if txid in entries:
+                    found.arrivals[txid] = _dated(found.arrivals[txid], entries[txid])
+                else:
+                    del found.arrivals[txid]  # gone again; the next look finds it if it comes back
+            parents = {parent for entry in entries.values() for parent in entry.depends}
+            ancestors = await self._bodies(dict.fromkeys(parents - found.tracked.keys() - found.arrivals.keys()))
+            found.arrivals |= {txid: _pooled(body, ()) for txid, body in ancestors.items()}
+            pooled = set(ancestors)
+
+
+def _read_transaction(
+    tx: Transaction,
+    block: BlockId,
+    watched: AbstractSet[bytes],
+    ours: AbstractSet[bytes],
+    found: _Findings,
+    seen_at: datetime,
+) -> None:
+    is_tracked = tx.txid in found.tracked
+    inputs = () if tx.is_coinbase else tx.inputs
+    if is_tracked or not watched.isdisjoint(inputs):
+        found.hits.append(BlockHit(tx.txid, inputs, block))
+    if not is_tracked and (outputs := _outputs_to(tx, ours)):
+        facts = TxFacts(tx.txid, TxState.ANCHORED, block)
+        found.arrivals[tx.txid] = Arrival(facts, tx.raw, inputs, outputs, tx.is_coinbase, seen_at)
+
+
+def _outputs_to(tx: Transaction, ours: AbstractSet[bytes]) -> tuple[tuple[int, int, bytes], ...]:
+    return tuple((vout, amount_sat, script) for vout, (amount_sat, script) in enumerate(tx.outputs) if script in ours)
+
+
+def _pooled(tx: Transaction, outputs: tuple[tuple[int, int, bytes], ...]) -> Arrival:
+    facts = TxFacts(tx.txid, TxState.MEMPOOL)
+    return Arrival(facts, tx.raw, tx.inputs, outputs, coinbase=False, first_seen_at=datetime.now(UTC))
+
+
+def _dated(arrival: Arrival, entry: MempoolEntry) -> Arrival:
+    return replace(arrival, first_seen_at=datetime.fromtimestamp(entry.time, UTC))
+
+
+def _changed(before: Mapping[bytes, Tracked], after: Mapping[bytes, Tracked]) -> tuple[TxFacts, ...]:
+    return tuple(item.facts for txid, item in after.items() if item.facts != before[txid].facts)

@@ -1,0 +1,175 @@
+"""One change, one transaction: lock, load, decide, write.
+
+`apply` takes what one look at the node found. In one transaction it moves the tip, stores facts and payments,
+judges every invoice that the change touches, and writes status, ledger, timeline and outbox. It applies only if
+the stored tip is the one that the change starts from and our lease is still the newest; so a replay is harmless
+and a frozen predecessor cannot write.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+import structlog
+
+from watcher.rules.chain import Arrival, Change
+from watcher.rules.decisions import Decision, Setting, decide
+from watcher.rules.invoice import Moment
+from watcher.rules.money import btc_text
+from watcher.rules.types import TxFacts
+from watcher.runtime.db import Connection, Pool
+from watcher.runtime.errors import Transient
+from watcher.runtime.ids import new_id
+from watcher.store import chain, journal, outbox, payments, records
+
+log = structlog.get_logger()
+
+# Invoices that one transaction judges because of time alone; more wait for the next one.
+DUE_BATCH = 500
+
+
+class StaleTip(Transient):
+    """The stored tip is not the one that the change starts from: look again."""
+
+
+class LeaseLost(Transient):
+    """Another watcher is the active one now."""
+
+
+@dataclass(slots=True)
+class Pipeline:
+    """The only writer of facts and statuses. `epoch` is that of the lease under which it writes."""
+
+    pool: Pool
+    base_url: str
+    epoch: int
+    looked_at: datetime | None = None  # when the last complete look began
+    _new_event_id: Any = field(default=lambda: new_id("evt"))
+
+    async def apply(self, change: Change) -> int:
+        """Write a change and what follows from it; the number of events written.
+
+        1. lock the chain's row and compare tip and epoch; 2. move the tip; 3. store facts, new transactions and
+        payments; 4. judge what they touch and what waited for the new height. Raises `StaleTip`, `LeaseLost`.
+        """
+        async with self.pool.acquire() as connection, connection.transaction():
+            await self._lock(connection, change.from_tip.hash)
+            if change.connected or change.is_reorg:
+                await chain.move_tip(connection, change.fork_point.height, change.connected, change.to_tip)
+            touched = await _store_facts(connection, change)
+            if not change.reached_tip:
+                await payments.mark_pending(connection, touched)
+                return 0
+            if change.connected or change.is_complete:
+                touched |= await payments.due_at_height(connection, change.to_tip.height)
+            busy = await payments.under_way(connection, list(touched)) if touched else set()
+            await payments.mark_pending(connection, busy)
+            if change.is_complete:
+                await connection.execute("UPDATE chain_state SET looked_at = $1", change.began_at)
+            looked_at = change.began_at if change.is_complete else self.looked_at
+            moment = Moment(change.to_tip.height, change.began_at, looked_at)
+            count = await self._judge(connection, touched - busy, moment, tell_net=change.tell_net)
+        self.looked_at = looked_at
+        return count
+
+    async def judge_due(self, now: datetime, *, tell_net: bool) -> bool:
+        """Judge a batch of the invoices that time or unjudged facts make due; false when none is left.
+
+        Only to be called after a complete look that began at `now`.
+        """
+        async with self.pool.acquire() as connection, connection.transaction():
+            state = await self._lock(connection, None)
+            due = await payments.due_at(connection, now, DUE_BATCH)
+            moment = Moment(state.tip.height, now, self.looked_at)
+            await self._judge(connection, due, moment, tell_net=tell_net)
+        return len(due) == DUE_BATCH
+
+    async def _lock(self, connection: Connection, tip_hash: bytes | None) -> chain.ChainState:
+        state = await chain.state(connection, lock=True)
+        if state is None or state.epoch != self.epoch:
+            raise LeaseLost("another watcher has taken over")
+        if tip_hash is not None and state.tip.hash != tip_hash:
+            raise StaleTip("the stored tip has moved")
+        return state
+
+    async def _judge(
+        self, connection: Connection, invoice_ids: Iterable[str], moment: Moment, *, tell_net: bool
+    ) -> int:
+        """Judge invoices and write everything that follows; the number of events."""
+        wanted = sorted(invoice_ids)
+        if not wanted:
+            return 0
+        setting = Setting(moment, self.base_url, tell_net, self._new_event_id)
+        invoices = await records.load(connection, wanted, lock=True)
+        decisions = [decide(invoice, setting) for invoice in invoices.values()]
+        await _write(connection, decisions, moment.now)
+        for decision in decisions:
+            for note in decision.notes:
+                log.info("invoice.decided", kind=note.kind, invoice=decision.invoice.id, **note.detail)
+        return sum(len(decision.events) for decision in decisions)
+
+
+async def _store_facts(connection: Connection, change: Change) -> set[str]:
+    """Write facts, transactions and payments with their lines in the timelines; the invoices touched."""
+    if change.facts:
+        await chain.save_facts(connection, change.facts)
+    if change.arrivals:
+        await chain.insert_arrivals(connection, change.arrivals)
+        await payments.insert(connection, change.arrivals)
+        await payments.inherit(connection, [item.facts.txid for item in change.arrivals])
+    new = {item.facts.txid: item for item in change.arrivals}
+    changed = {facts.txid: facts for facts in change.facts} | {txid: item.facts for txid, item in new.items()}
+    if not changed:
+        return set()
+    rows = await payments.of_transactions(connection, changed)
+    lines = [
+        (row["invoice_id"], *_chain_note(row["vout"], row["amount_sat"], changed[row["txid"]], new.get(row["txid"])))
+        for row in rows
+    ]
+    await journal.note(connection, lines, change.began_at)
+    return {row["invoice_id"] for row in rows}
+
+
+def _chain_note(vout: int, amount_sat: int, facts: TxFacts, arrival: Arrival | None) -> tuple[str, dict[str, Any]]:
+    """Kind and detail of the timeline's line about a fact of a payment."""
+    detail: dict[str, Any] = {"txid": facts.txid[::-1].hex(), "vout": vout, "btc": btc_text(amount_sat)}
+    if facts.anchor is not None:
+        detail |= {"blockHeight": facts.anchor.height, "blockHash": facts.anchor.hash[::-1].hex()}
+    if facts.gone_by is not None:
+        detail["by"] = facts.gone_by[::-1].hex()
+    if facts.conflict_height is not None:
+        detail["conflictHeight"] = facts.conflict_height
+    return ("payment_seen" if arrival else f"payment_{facts.state}"), detail | {"state": facts.state}
+
+
+async def _write(connection: Connection, decisions: Sequence[Decision], now: datetime) -> None:
+    """Write decisions: invoices, payments, ledger, timelines, events with deliveries."""
+    await records.save(connection, [
+        (decision.invoice, records.Due(decision.judge_at, decision.judge_at_height, decision.report_at_height))
+        for decision in decisions
+    ])  # fmt: skip
+    await journal.post(
+        connection,
+        {decision.invoice.id: decision.position for decision in decisions},
+        {decision.invoice.id: decision.invoice.project_id for decision in decisions},
+        now,
+    )
+    notes = [(decision.invoice.id, note.kind, note.detail) for decision in decisions for note in decision.notes]
+    if notes:
+        await journal.note(connection, notes, now)
+    events = [
+        outbox.NewEvent(told.id, decision.invoice.project_id, decision.invoice.id, told.type, told.sequence, told.body)
+        for decision in decisions
+        for told in decision.events
+    ]
+    if events:
+        await _withdraw_confirmations(connection, [event.invoice_id for event in events])
+        await outbox.write(connection, events, now)
+
+
+async def _withdraw_confirmations(connection: Connection, invoice_ids: Sequence[str]) -> None:
+    """Another event of the invoice comes first: a frozen, undelivered confirmation gives its sequence number back."""
+    await connection.execute(
+        "DELETE FROM test_confirmation WHERE invoice_id = ANY($1) AND state = 'idle'", list(invoice_ids)
+    )

@@ -1,0 +1,75 @@
+"""Deliveries and their attempts as readers see them, and replays. The notifier alone sends them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from watcher.runtime.db import Connection, Row
+from watcher.runtime.ids import new_id
+from watcher.store.outbox import CHANNEL
+from watcher.store.records import columns
+
+_SELECT = """
+SELECT d.*, e.project_id, e.type, p.url, p.status AS endpoint_status
+FROM delivery d JOIN event e ON e.id = d.event_id JOIN endpoint p ON p.id = d.endpoint_id
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """Which deliveries a list shows; None does not restrict."""
+
+    project_id: str | None
+    invoice_id: str | None
+    event_id: str | None
+    state: str | None
+    before: str | None  # an id: ids sort by age
+
+
+async def page(connection: Connection, wanted: Filter, limit: int) -> list[Row]:
+    """The newest deliveries that are wanted."""
+    return await connection.fetch(
+        _SELECT + "WHERE ($1::text IS NULL OR e.project_id = $1) AND ($2::text IS NULL OR e.invoice_id = $2) "
+        "AND ($3::text IS NULL OR d.event_id = $3) AND ($4::text IS NULL OR d.state = $4) "
+        "AND ($5::text IS NULL OR d.id < $5) ORDER BY d.id DESC LIMIT $6",
+        wanted.project_id, wanted.invoice_id, wanted.event_id, wanted.state, wanted.before, limit,
+    )  # fmt: skip
+
+
+async def find(connection: Connection, delivery_id: str) -> Row | None:
+    """A delivery by its id."""
+    return await connection.fetchrow(_SELECT + "WHERE d.id = $1", delivery_id)
+
+
+async def attempts(connection: Connection, delivery_ids: Sequence[str]) -> dict[str, list[Row]]:
+    """The POSTs made for these deliveries, in order."""
+    found: dict[str, list[Row]] = {delivery_id: [] for delivery_id in delivery_ids}
+    for row in await connection.fetch(
+        "SELECT * FROM attempt WHERE delivery_id = ANY($1) ORDER BY id", list(delivery_ids)
+    ):
+        found[row["delivery_id"]].append(row)
+    return found
+
+
+_REPLAY = """
+INSERT INTO delivery (id, event_id, endpoint_id, invoice_id, sequence, next_attempt_at, replay_of, created_at)
+SELECT n.id, d.event_id, d.endpoint_id, d.invoice_id, d.sequence, now(), d.id, now()
+FROM unnest($1::text[], $2::text[]) AS n(id, replay_of)
+JOIN delivery d ON d.id = n.replay_of AND d.state IN ('delivered', 'dead')
+RETURNING id
+"""
+
+
+async def replay(connection: Connection, delivery_ids: Sequence[str]) -> list[str]:
+    """Send the events of these deliveries again; the ids of what will be sent.
+
+    One that has ended gets a new delivery, one that waits for its next attempt is made due, and one that is
+    being sent at this moment is left alone.
+    """
+    rows = [(new_id("dlv"), delivery_id) for delivery_id in delivery_ids]
+    new = await connection.fetch(_REPLAY, *columns(rows, 2))
+    due = await connection.fetch(
+        "UPDATE delivery SET next_attempt_at = now() WHERE id = ANY($1) AND state = 'pending' RETURNING id",
+        list(delivery_ids),
+    )  # fmt: skip
+    await connection.execute("SELECT pg_notify($1, '')", CHANNEL)
+    return [row["id"] for row in (*new, *due)]

@@ -1,0 +1,144 @@
+"""Invoices as rows: making one, and finding them. What is judged of them is written by `store.records`."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
+from typing import Any
+
+from watcher.rules.invoice import EXPIRY_GRACE
+from watcher.rules.money import btc_text, fiat_text
+from watcher.rules.policy import Requirement
+from watcher.rules.record import Quote
+from watcher.runtime.db import Connection
+from watcher.runtime.errors import Transient
+from watcher.store.quotes import LOCK
+
+
+@dataclass(frozen=True, slots=True)
+class NewInvoice:
+    """What is asked for, with everything decided but the address."""
+
+    id: str
+    project_id: str
+    descriptor_id: int
+    test: bool
+    amount: Decimal
+    currency: str
+    amount_due_sat: int
+    quote: Quote | None  # None: a BTC invoice
+    reference: str | None
+    description: str | None
+    redirect_url: str | None
+    metadata: dict[str, Any]
+    endpoint_id: int | None
+    created_at: datetime  # whole seconds, as the expiry
+    expires_at: datetime
+    required: Requirement
+
+
+@dataclass(frozen=True, slots=True)
+class Created:
+    """What the database added: the address, when the locked quote was made, and how many addresses are left."""
+
+    script_pubkey: bytes
+    address: str
+    quoted_at: datetime | None
+    addresses_left: int
+
+
+# One round trip: lock a quote, take the descriptor's next address, write the invoice and its first line. An
+# address that has been paid before is passed over: then there is a row without address, and no invoice.
+_CREATE = f"""
+WITH {LOCK}, taken AS (
+  UPDATE descriptor SET next_index = next_index + 1 WHERE id = $5 AND next_index < derived_count
+  RETURNING next_index - 1 AS index, derived_count - next_index AS addresses_left
+), free AS (
+  SELECT a.script_pubkey, a.address FROM taken JOIN address a ON a.descriptor_id = $5 AND a.index = taken.index
+  WHERE NOT EXISTS (SELECT FROM payment p WHERE p.script_pubkey = a.script_pubkey)
+), made AS (
+  INSERT INTO invoice (
+    id, project_id, test, amount, currency, amount_due_sat, quote_id, script_pubkey, reference, description,
+    redirect_url, metadata, endpoint_id, created_at, expires_at, required_confirmations, required_reasons, judge_at
+  )
+  SELECT $6, $7, $8, $9, $10, $11, (SELECT id FROM quoted), script_pubkey, $12, $13, $14, $15, $16, $17, $18, $19,
+         $20, $21
+  FROM free
+  RETURNING id, created_at
+), noted AS (
+  INSERT INTO timeline (invoice_id, happened_at, kind, detail) SELECT id, created_at, 'created', $22 FROM made
+)
+SELECT free.script_pubkey, free.address, quoted.quoted_at, taken.addresses_left
+FROM taken LEFT JOIN free ON true LEFT JOIN quoted ON true
+"""  # noqa: S608 (constant text)
+
+
+class NoAddressLeft(Transient):
+    """All addresses that were derived of the descriptor are taken."""
+
+
+async def create(connection: Connection, new: NewInvoice) -> Created:
+    """Write a new invoice with an address of its own. Raises `NoAddressLeft`."""
+    quote = new.quote
+    while True:
+        row = await connection.fetchrow(
+            _CREATE, new.currency, quote and quote.rate, quote and quote.source, quote and quote.quoted_at,
+            new.descriptor_id, new.id, new.project_id, new.test, new.amount, new.currency, new.amount_due_sat,
+            new.reference, new.description, new.redirect_url, new.metadata, new.endpoint_id, new.created_at,
+            new.expires_at, new.required.confirmations, list(new.required.reasons), new.expires_at + EXPIRY_GRACE,
+            _first_line(new),
+        )  # fmt: skip
+        if row is None:
+            raise NoAddressLeft("no derived address is left")
+        if row["address"] is not None:
+            return Created(row["script_pubkey"], row["address"], row["quoted_at"], row["addresses_left"])
+
+
+def _first_line(new: NewInvoice) -> dict[str, Any]:
+    """What the timeline says of the beginning."""
+    rate = f"{new.quote.rate.normalize():f}" if new.quote else None
+    return {
+        "amount": fiat_text(new.amount, new.currency),
+        "currency": new.currency,
+        "btc": btc_text(new.amount_due_sat),
+        "rate": rate,
+        "test": new.test,
+        "requiredConfirmations": new.required.confirmations,
+        "reasons": list(new.required.reasons),
+    }
+
+
+async def project_of(connection: Connection, invoice_id: str) -> str | None:
+    """The project of an invoice; None if there is no such invoice."""
+    project_id: str | None = await connection.fetchval("SELECT project_id FROM invoice WHERE id = $1", invoice_id)
+    return project_id
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """Which invoices a list shows; None does not restrict."""
+
+    project_id: str | None
+    status: str | None
+    reference: str | None
+    before: str | None  # an id: ids sort by age
+
+
+async def page(connection: Connection, wanted: Filter, limit: int) -> list[str]:
+    """The ids of the newest invoices that are wanted."""
+    rows = await connection.fetch(
+        "SELECT id FROM invoice WHERE ($1::text IS NULL OR project_id = $1) AND ($2::text IS NULL OR status = $2) "
+        "AND ($3::text IS NULL OR reference = $3) AND ($4::text IS NULL OR id < $4) ORDER BY id DESC LIMIT $5",
+        wanted.project_id, wanted.status, wanted.reference, wanted.before, limit,
+    )  # fmt: skip
+    return [row["id"] for row in rows]
+
+
+async def tip_height(connection: Connection) -> int:
+    """The height of our tip; 0 before the watcher's first start."""
+    height: int | None = await connection.fetchval("SELECT tip_height FROM chain_state")
+    return height or 0
+
+
+async def wake_watcher(connection: Connection) -> None:
+    """Have the watcher look for work when this transaction commits."""
+    await connection.execute("SELECT pg_notify('paywatch_watcher', '')")

@@ -1,0 +1,53 @@
+"""What stays for ever: the ledger and the timelines."""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from watcher.rules.ledger import posting
+from watcher.runtime.db import Connection
+from watcher.store.records import columns
+
+
+async def post(
+    connection: Connection, positions: Mapping[str, Mapping[str, int]], projects: Mapping[str, str], now: datetime
+) -> None:
+    """Book what leads from the booked position of each invoice to its new one, as one balanced posting each."""
+    booked: defaultdict[str, dict[str, int]] = defaultdict(dict)
+    for row in await connection.fetch(
+        "SELECT invoice_id, account, sum(amount_sat)::bigint AS amount_sat FROM ledger_entry "
+        "WHERE invoice_id = ANY($1) GROUP BY invoice_id, account",
+        list(positions),
+    ):
+        booked[row["invoice_id"]][row["account"]] = row["amount_sat"]
+    entries = {id_: posting(booked[id_], position) for id_, position in positions.items()}
+    moved = [id_ for id_, entry in entries.items() if entry]
+    rows = [
+        (number, projects[id_], id_, account, amount_sat)
+        for number, id_ in enumerate(moved)
+        for account, amount_sat in entries[id_].items()
+    ]
+    if rows:
+        first = await connection.fetchval(
+            "SELECT min(n) FROM (SELECT nextval('ledger_posting') AS n FROM generate_series(1, $1)) s", len(moved)
+        )
+        await connection.execute(_POST, *columns(rows, 5), first, now)
+
+
+_POST = """
+INSERT INTO ledger_entry (posting, project_id, invoice_id, account, amount_sat, posted_at)
+SELECT n.number + $6, n.project_id, n.invoice_id, n.account, n.amount_sat, $7
+FROM unnest($1::bigint[], $2::text[], $3::text[], $4::text[], $5::bigint[])
+  AS n(number, project_id, invoice_id, account, amount_sat)
+"""
+
+
+async def note(connection: Connection, lines: Sequence[tuple[str, str, dict[str, Any]]], now: datetime) -> None:
+    """Add (invoice_id, kind, detail) lines to timelines."""
+    await connection.execute(
+        "INSERT INTO timeline (invoice_id, happened_at, kind, detail) "
+        "SELECT n.invoice_id, $4, n.kind, n.detail FROM unnest($1::text[], $2::text[], $3::jsonb[]) "
+        "AS n(invoice_id, kind, detail)",
+        *columns(lines, 3), now,
+    )  # fmt: skip

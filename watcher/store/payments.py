@@ -1,0 +1,122 @@
+"""Payments as facts: what pays which invoice, and which invoices a change touches."""
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+
+from watcher.rules.chain import Arrival
+from watcher.runtime.db import Connection, Row
+from watcher.store.records import columns
+
+_INSERT = """
+INSERT INTO payment (txid, vout, invoice_id, script_pubkey, amount_sat, coinbase, first_seen_at, rate)
+SELECT n.txid, n.vout, i.id, n.script_pubkey, n.amount_sat, n.coinbase, n.first_seen_at, q.rate
+FROM unnest($1::bytea[], $2::int[], $3::bytea[], $4::bigint[], $5::bool[], $6::timestamptz[]) WITH ORDINALITY
+  AS n(txid, vout, script_pubkey, amount_sat, coinbase, first_seen_at, number)
+LEFT JOIN invoice i ON i.script_pubkey = n.script_pubkey
+LEFT JOIN LATERAL (
+  -- nodes stamp whole seconds, and a quote may be of the second in which the payment came
+  SELECT rate FROM quote WHERE quote.currency = i.currency AND quote.quoted_at < n.first_seen_at + interval '1 s'
+  ORDER BY quote.quoted_at DESC LIMIT 1
+) q ON true
+ORDER BY n.number
+ON CONFLICT DO NOTHING
+"""
+
+
+async def insert(connection: Connection, arrivals: Iterable[Arrival]) -> None:
+    """Store the outputs that pay us, in the order given, each with the rate of the moment it was received."""
+    rows = [
+        (item.facts.txid, vout, script_pubkey, amount_sat, item.coinbase, item.first_seen_at)
+        for item in arrivals
+        for vout, amount_sat, script_pubkey in item.outputs
+        if amount_sat > 0
+    ]
+    await connection.execute(_INSERT, *columns(rows, 6))
+
+
+_INHERIT = """
+UPDATE payment n SET first_seen_at = least(n.first_seen_at, o.first_seen_at), judged = n.judged OR o.judged,
+  in_closed_set = n.in_closed_set OR o.in_closed_set, rate = coalesce(o.rate, n.rate)
+FROM (
+  SELECT new.txid, new.vout, min(old.first_seen_at) AS first_seen_at, bool_or(old.judged) AS judged,
+         bool_or(old.in_closed_set) AS in_closed_set,
+         (array_agg(old.rate ORDER BY old.first_seen_at))[1] AS rate
+  FROM payment new
+  JOIN tx_input ni ON ni.txid = new.txid
+  JOIN tx_input oi ON oi.outpoint = ni.outpoint AND oi.txid <> ni.txid
+  JOIN payment old ON old.txid = oi.txid AND old.invoice_id = new.invoice_id
+  WHERE new.txid = ANY($1)
+  GROUP BY new.txid, new.vout
+) o
+WHERE n.txid = o.txid AND n.vout = o.vout
+"""
+
+
+async def inherit(connection: Connection, txids: Sequence[bytes]) -> None:
+    """A payment that spends an input of another payment of its invoice is that payment with another fee.
+
+    It inherits when it was seen first, and its place in the judged past and in the closed set.
+    """
+    await connection.execute(_INHERIT, list(txids))
+
+
+async def of_transactions(connection: Connection, txids: Iterable[bytes]) -> list[Row]:
+    """(txid, vout, invoice_id, amount_sat) of all payments of these transactions to invoices."""
+    return await connection.fetch(
+        "SELECT txid, vout, invoice_id, amount_sat FROM payment WHERE txid = ANY($1::bytea[]) "
+        "AND invoice_id IS NOT NULL ORDER BY txid, vout",
+        list(txids),
+    )
+
+
+async def due_at_height(connection: Connection, tip_height: int) -> set[str]:
+    """Invoices whose judgement, or an anomaly of which, waited for a tip of this height."""
+    rows = await connection.fetch(
+        "SELECT id FROM invoice WHERE judge_at_height <= $1 "
+        "UNION SELECT invoice_id FROM payment WHERE report_at_height <= $1",
+        tip_height,
+    )  # fmt: skip
+    return {row[0] for row in rows}
+
+
+_UNDER_WAY = """
+SELECT invoice_id FROM test_confirmation
+WHERE invoice_id = ANY($1) AND state IN ('requested', 'sending', 'answered')
+"""
+
+_UNDER_WAY_OF_I = _UNDER_WAY.replace("= ANY($1)", "= i.id")
+
+_DUE = f"""
+SELECT i.id FROM (
+  (SELECT id FROM invoice WHERE judge_pending ORDER BY id LIMIT $2)
+  UNION
+  (SELECT id FROM invoice WHERE judge_at <= $1 ORDER BY judge_at LIMIT $2)
+) i
+WHERE NOT EXISTS ({_UNDER_WAY_OF_I})
+"""  # noqa: S608 (constant text)
+
+
+async def due_at(connection: Connection, looked_at: datetime, limit: int) -> list[str]:
+    """Invoices that time, or facts that were not judged yet, make due; none with a click under way."""
+    return [row["id"] for row in await connection.fetch(_DUE, looked_at, limit)]
+
+
+async def under_way(connection: Connection, invoice_ids: Sequence[str]) -> set[str]:
+    """Those with a confirmation without payment under way: they are judged when it has ended."""
+    return {row["invoice_id"] for row in await connection.fetch(_UNDER_WAY, list(invoice_ids))}
+
+
+async def mark_pending(connection: Connection, invoice_ids: Iterable[str]) -> None:
+    """Remember that these have facts which were not judged yet."""
+    await connection.execute("UPDATE invoice SET judge_pending = true WHERE id = ANY($1)", list(invoice_ids))
+
+
+_IS_ANY_DUE = f"""
+SELECT EXISTS (SELECT FROM invoice i WHERE i.judge_at <= $1 AND NOT EXISTS ({_UNDER_WAY_OF_I}))
+    OR EXISTS (SELECT FROM invoice i WHERE i.judge_pending AND NOT EXISTS ({_UNDER_WAY_OF_I}))
+"""  # noqa: S608 (constant text)
+
+
+async def is_any_due(connection: Connection, now: datetime) -> bool:
+    """Whether `due_at` would find something at `now`."""
+    return bool(await connection.fetchval(_IS_ANY_DUE, now))

@@ -1,0 +1,123 @@
+"""Projects, the endpoint of each one's notification URL, and the secrets that its notifications are signed with."""
+
+import base64
+import secrets
+from dataclasses import dataclass
+from datetime import datetime
+
+from watcher.rules.policy import Policy, from_json, to_json
+from watcher.runtime.db import Connection, Row
+
+SECRET_BYTES = 32  # Standard Webhooks asks for 24 to 64
+
+
+@dataclass(frozen=True, slots=True)
+class Project:
+    """A merchant's integration. `endpoint_status` is active, or disabled since the URL answered 410."""
+
+    id: str
+    name: str
+    mode: str
+    currency: str
+    descriptor_id: int
+    descriptor: str
+    policy: Policy
+    notification_url: str
+    endpoint_status: str
+    created_at: datetime
+
+
+COLUMNS = """
+p.id, p.name, p.mode, p.currency, p.descriptor_id, d.descriptor, p.policy, e.url AS notification_url,
+e.status AS endpoint_status, p.created_at
+"""
+
+TABLES = """
+project p JOIN descriptor d ON d.id = p.descriptor_id JOIN endpoint e ON e.project_id = p.id AND e.is_default
+"""
+
+
+def of_row(row: Row) -> Project:
+    """The project in a row of `COLUMNS`."""
+    return Project(
+        row["id"], row["name"], row["mode"], row["currency"], row["descriptor_id"], row["descriptor"],
+        from_json(row["policy"]), row["notification_url"], row["endpoint_status"], row["created_at"],
+    )  # fmt: skip
+
+
+async def insert(connection: Connection, project: Project) -> None:
+    """Add a project with the endpoint of its notification URL."""
+    await connection.execute(
+        "INSERT INTO project (id, name, mode, currency, descriptor_id, policy, created_at) "
+        "VALUES ($1, $2, $3, $4, $5, $6, $7)",
+        project.id, project.name, project.mode, project.currency, project.descriptor_id,
+        to_json(project.policy), project.created_at,
+    )  # fmt: skip
+    await connection.execute(
+        "INSERT INTO endpoint (project_id, url, is_default) VALUES ($1, $2, true)",
+        project.id, project.notification_url,
+    )  # fmt: skip
+
+
+async def create_secret(connection: Connection, project_id: str) -> str:
+    """Add the project's first signing secret; the only time that it is to be shown."""
+    secret = "whsec_" + base64.b64encode(secrets.token_bytes(SECRET_BYTES)).decode()
+    await connection.execute(
+        "INSERT INTO project_secret (project_id, key_number, secret) VALUES ($1, 1, $2)", project_id, secret
+    )
+    return secret
+
+
+async def find(connection: Connection, project_id: str) -> Project | None:
+    """A project by its id."""
+    row = await connection.fetchrow(f"SELECT {COLUMNS} FROM {TABLES} WHERE p.id = $1", project_id)  # noqa: S608
+    return of_row(row) if row else None
+
+
+async def page(connection: Connection, only: str | None, before: str | None, limit: int) -> list[Project]:
+    """The newest projects, those older than `before`; with `only` no other than this one."""
+    rows = await connection.fetch(
+        f"SELECT {COLUMNS} FROM {TABLES} WHERE ($1::text IS NULL OR p.id = $1) "  # noqa: S608
+        "AND ($2::text IS NULL OR p.id < $2) ORDER BY p.id DESC LIMIT $3",
+        only, before, limit,
+    )  # fmt: skip
+    return [of_row(row) for row in rows]
+
+
+async def update(
+    connection: Connection, project_id: str, *, name: str | None, mode: str | None, policy: Policy | None
+) -> None:
+    """Change what is not None."""
+    await connection.execute(
+        "UPDATE project SET name = coalesce($2, name), mode = coalesce($3, mode), policy = coalesce($4, policy) "
+        "WHERE id = $1",
+        project_id, name, mode, to_json(policy) if policy else None,
+    )  # fmt: skip
+
+
+async def set_notification_url(connection: Connection, project_id: str, url: str) -> None:
+    """Send the project's events to `url` from now on, also those that wait; a disabled endpoint works again."""
+    await connection.execute(
+        "UPDATE endpoint SET url = $2, status = 'active', disabled_reason = NULL, blocked_until = '-infinity', "
+        "consecutive_failures = 0 WHERE project_id = $1 AND is_default",
+        project_id, url,
+    )  # fmt: skip
+
+
+async def named_endpoint(connection: Connection, project_id: str, url: str) -> int:
+    """The endpoint of a URL that an invoice names; it is made at the first use."""
+    endpoint_id: int = await connection.fetchval(
+        "INSERT INTO endpoint (project_id, url, is_default) VALUES ($1, $2, false) "
+        "ON CONFLICT (project_id, url) WHERE NOT is_default DO UPDATE SET url = excluded.url RETURNING id",
+        project_id, url,
+    )  # fmt: skip
+    return endpoint_id
+
+
+async def balance(connection: Connection, project_id: str) -> dict[str, int]:
+    """Satoshi by ledger account; accounts without entries are absent."""
+    rows = await connection.fetch(
+        "SELECT account, sum(amount_sat)::bigint AS amount_sat FROM ledger_entry WHERE project_id = $1 GROUP BY account",
+        project_id,
+    )  # fmt: skip
+    return {row["account"]: row["amount_sat"] for row in rows}

@@ -1,0 +1,152 @@
+"""Rows to `Invoice` records and back: what the judgement reads and writes."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
+
+from watcher.rules.policy import from_json
+from watcher.rules.record import Invoice, Quote
+from watcher.rules.types import BlockId, Payment, Reason, Standing, Status, Terms, TxFacts, TxState
+from watcher.runtime.db import Connection, Row
+
+_INVOICES = """
+SELECT i.*, a.address, e.url AS notification_url, p.policy, q.rate, q.source, q.quoted_at
+FROM invoice i
+JOIN address a USING (script_pubkey)
+JOIN project p ON p.id = i.project_id
+LEFT JOIN quote q ON q.id = i.quote_id
+LEFT JOIN endpoint e ON e.id = i.endpoint_id
+WHERE i.id = ANY($1)
+ORDER BY i.id
+"""
+
+_PAYMENTS = """
+SELECT y.*, t.state, t.anchor_height, t.anchor_hash, t.gone_by, t.conflict_height, t.evicted_at
+FROM payment y JOIN tx t USING (txid)
+WHERE y.invoice_id = ANY($1)
+ORDER BY y.first_seen_at, y.id
+"""
+
+
+async def load(connection: Connection, invoice_ids: Sequence[str], *, lock: bool = False) -> dict[str, Invoice]:
+    """Whole invoices by id, with their payments in the order in which they were seen.
+
+    With `lock` their rows are locked, in the order of their ids, so that two lockers never wait for each other.
+    """
+    rows = await connection.fetch(_INVOICES + ("FOR UPDATE OF i" if lock else ""), list(invoice_ids))
+    payments: defaultdict[str, list[Payment]] = defaultdict(list)
+    rates: defaultdict[str, dict[tuple[bytes, int], Decimal]] = defaultdict(dict)
+    for row in await connection.fetch(_PAYMENTS, [row["id"] for row in rows]):
+        payment = _payment(row)
+        payments[row["invoice_id"]].append(payment)
+        if row["rate"] is not None:
+            rates[row["invoice_id"]][payment.key] = row["rate"]
+    return {row["id"]: _invoice(row, tuple(payments[row["id"]]), rates[row["id"]]) for row in rows}
+
+
+def _invoice(row: Row, payments: tuple[Payment, ...], rates: dict[tuple[bytes, int], Decimal]) -> Invoice:
+    policy = from_json(row["policy"])
+    return Invoice(
+        id=row["id"],
+        project_id=row["project_id"],
+        test=row["test"],
+        amount=row["amount"],
+        currency=row["currency"],
+        quote=Quote(row["currency"], row["rate"], row["source"], row["quoted_at"]) if row["quote_id"] else None,
+        address=row["address"],
+        script_pubkey=row["script_pubkey"],
+        reference=row["reference"],
+        description=row["description"],
+        redirect_url=row["redirect_url"],
+        notification_url=row["notification_url"],
+        metadata=row["metadata"],
+        created_at=row["created_at"],
+        terms=Terms(
+            row["amount_due_sat"], row["expires_at"], row["required_confirmations"], row["tolerance_under_sat"],
+            row["tolerance_over_sat"], policy.eviction_limit, policy.anomaly_confirmations,
+        ),
+        required_reasons=tuple(row["required_reasons"]),
+        standing=Standing(
+            Status(row["status"]), Reason(row["reason"]), row["paid_sat"], row["reached_due"], row["set_closed"],
+            row["confirmed_without_payment"],
+        ),
+        labels=tuple(row["labels"]),
+        last_sequence=row["last_sequence"],
+        confirmed_at=row["confirmed_at"],
+        payments=payments,
+        payment_rates=rates,
+    )  # fmt: skip
+
+
+def tx_facts(row: Row) -> TxFacts:
+    """The facts of a row of `tx`."""
+    anchor = BlockId(row["anchor_height"], row["anchor_hash"]) if row["anchor_hash"] else None
+    return TxFacts(
+        row["txid"], TxState(row["state"]), anchor, row["gone_by"], row["conflict_height"], row["evicted_at"]
+    )
+
+
+def _payment(row: Row) -> Payment:
+    return Payment(
+        tx_facts(row), row["vout"], row["amount_sat"], row["coinbase"], row["first_seen_at"], row["judged"],
+        row["counted"], row["in_closed_set"], row["confirmed_anchor_hash"], row["anomaly"],
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Due:
+    """When an invoice and its payments are to be looked at again."""
+
+    judge_at: datetime | None
+    judge_at_height: int | None
+    report_at_height: dict[tuple[bytes, int], int]
+
+
+_SAVE_INVOICES = """
+UPDATE invoice i SET status = n.status, reason = n.reason, paid_sat = n.paid_sat, reached_due = n.reached_due,
+  set_closed = n.set_closed, last_sequence = n.last_sequence, confirmed_at = n.confirmed_at,
+  judge_at = n.judge_at, judge_at_height = n.judge_at_height, judge_pending = false
+FROM unnest($1::text[], $2::text[], $3::text[], $4::bigint[], $5::bool[], $6::bool[], $7::int[], $8::timestamptz[],
+            $9::timestamptz[], $10::int[])
+  AS n(id, status, reason, paid_sat, reached_due, set_closed, last_sequence, confirmed_at, judge_at, judge_at_height)
+WHERE i.id = n.id
+"""
+
+_SAVE_PAYMENTS = """
+UPDATE payment y SET judged = n.judged, counted = n.counted, in_closed_set = n.in_closed_set,
+  confirmed_anchor_hash = n.confirmed_anchor_hash, anomaly = n.anomaly, report_at_height = n.report_at_height
+FROM unnest($1::bytea[], $2::int[], $3::bool[], $4::bool[], $5::bool[], $6::bytea[], $7::text[], $8::int[])
+  AS n(txid, vout, judged, counted, in_closed_set, confirmed_anchor_hash, anomaly, report_at_height)
+WHERE y.txid = n.txid AND y.vout = n.vout
+"""
+
+
+async def save(connection: Connection, judged: Sequence[tuple[Invoice, Due]]) -> None:
+    """Write what was judged of invoices and of their payments."""
+    rows = [
+        (
+            invoice.id, invoice.standing.status, invoice.standing.reason, invoice.standing.paid_sat,
+            invoice.standing.reached_due, invoice.standing.set_closed, invoice.last_sequence, invoice.confirmed_at,
+            due.judge_at, due.judge_at_height,
+        )
+        for invoice, due in judged
+    ]  # fmt: skip
+    await connection.execute(_SAVE_INVOICES, *columns(rows, 10))
+    payments = [
+        (
+            payment.tx.txid, payment.vout, payment.judged, payment.counted, payment.in_closed_set,
+            payment.confirmed_anchor_hash, payment.anomaly, due.report_at_height.get(payment.key),
+        )
+        for invoice, due in judged
+        for payment in invoice.payments
+    ]  # fmt: skip
+    if payments:
+        await connection.execute(_SAVE_PAYMENTS, *columns(payments, 8))
+
+
+def columns(rows: Iterable[Sequence[object]], width: int) -> list[list[object]]:
+    """Rows as the arrays that `unnest` takes."""
+    turned = [list(column) for column in zip(*rows, strict=True)]
+    return turned or [[] for _ in range(width)]

@@ -1,0 +1,58 @@
+"""The active watcher's lease and health, on the row of `chain_state`.
+
+One watcher is active. It holds a lease by the database's clock and an epoch that every transaction of it
+checks. Who wants to be active waits until the lease runs out or the holder's connection is gone, takes the next
+epoch and ends the old one's connections: a frozen process keeps its session and its locks.
+"""
+
+from datetime import timedelta
+
+from watcher.runtime.db import Connection
+
+LEASE = timedelta(seconds=6)
+
+
+async def take_lease(connection: Connection, holder: str) -> int | None:
+    """The new epoch, or None while another watcher is active.
+
+    `holder` is the application_name of all connections of this watcher, and of no other.
+    """
+    row = await connection.fetchrow(
+        "SELECT epoch, lease_holder, lease_until < now() OR lease_holder IS NULL OR NOT EXISTS "
+        "(SELECT FROM pg_stat_activity WHERE application_name = lease_holder) AS is_free FROM chain_state"
+    )
+    if row is None or not row["is_free"]:
+        return None
+    await connection.execute(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = $1", row["lease_holder"]
+    )
+    epoch: int | None = await connection.fetchval(
+        "UPDATE chain_state SET epoch = epoch + 1, lease_until = now() + $1, lease_holder = $2 "
+        "WHERE epoch = $3 RETURNING epoch",
+        LEASE, holder, row["epoch"],
+    )  # fmt: skip
+    return epoch
+
+
+async def renew_lease(connection: Connection, epoch: int) -> bool:
+    """Hold the lease for longer; false when another watcher has it."""
+    done = await connection.fetchval(
+        "UPDATE chain_state SET lease_until = now() + $1 WHERE epoch = $2 RETURNING true", LEASE, epoch
+    )
+    return bool(done)
+
+
+async def release_lease(connection: Connection, epoch: int) -> None:
+    """Let the next one in at once."""
+    await connection.execute(
+        "UPDATE chain_state SET lease_until = '-infinity', lease_holder = NULL WHERE epoch = $1", epoch
+    )
+
+
+async def set_health(connection: Connection, epoch: int, health: str, detail: str) -> None:
+    """Say how we are, where the API can read it."""
+    await connection.execute(
+        "UPDATE chain_state SET health = $2, health_detail = $3 "
+        "WHERE epoch = $1 AND (health, health_detail) IS DISTINCT FROM ($2, $3)",
+        epoch, health, detail,
+    )  # fmt: skip
