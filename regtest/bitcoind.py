@@ -80,7 +80,7 @@ RELEASE = Release(
 )
 
 
-class NotThisWay(Exception):  # noqa: N818 - no error, the next way is tried
+class NotThisWay(Exception):
     """One way does not lead to a bitcoind; the text says why."""
 
 

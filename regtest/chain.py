@@ -295,7 +295,7 @@ class Chain:
         coin of its own. Raises `Rejected` when the transaction stays.
         """
         entry = await self.client.call("getmempoolentry", txid)
-        own = sat(entry["fees"]["base"]) // entry["vsize"]
+        own = sat(entry["fees"]["base"]) * 4 // entry["weight"]
         with_descendants = sat(entry["fees"]["descendant"]) // entry["descendantsize"]
         fee_rate_sat_vb = max(own, with_descendants) + 1
         for step in range(len(await self.payer.coins())):
@@ -350,8 +350,9 @@ class Chain:
     async def _fork_node(self) -> Fork:
         if self._fork is None:
             self._fork_directory = tempfile.TemporaryDirectory(prefix="paywatch-fork-")
-            bitcoind = self._bitcoind or await asyncio.to_thread(find_bitcoind)
-            fork = Fork(bitcoind, Path(self._fork_directory.name))
+            if self._bitcoind is None:
+                self._bitcoind = await asyncio.to_thread(find_bitcoind)
+            fork = Fork(self._bitcoind, Path(self._fork_directory.name))
             await fork.node.start()
             self._fork = fork
         return self._fork

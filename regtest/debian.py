@@ -60,10 +60,10 @@ def fetch_knots(target: Path) -> str:
 
 
 def _mirrors() -> list[str]:
-    """Where this machine's apt takes Debian from: at most three, without duplicates."""
+    """List where this machine's apt takes Debian from: at most three, those first that say so."""
     listed = _run(["apt-get", "indextargets", "--format", "$(REPO_URI)", "Created-By: Packages"])
     uris = dict.fromkeys(uri for uri in listed.split() if "security" not in uri)
-    return list(uris)[:3]
+    return sorted(uris, key=lambda uri: "debian" not in uri)[:3]
 
 
 def _fetch(work: Path, mirror: str, suites: Sequence[str], keyring: Path, target: Path) -> str:
@@ -116,8 +116,11 @@ def _options(work: Path) -> Iterator[str]:
 def _keep_what_runs(root: Path, target: Path) -> None:
     """Copy the executable, its loader and the libraries that the loader names; write the wrapper."""
     library = target / "lib"
+    shutil.rmtree(library, ignore_errors=True)  # of an attempt that failed
     library.mkdir()
-    loader = next(path for path in root.rglob("ld-linux-*.so.*") if path.is_file())
+    loader = next((path for path in root.rglob("ld-linux-*.so.*") if path.is_file()), None)
+    if loader is None:
+        raise AptError("the packages hold no dynamic loader")
     executable = root / "usr" / "bin" / "bitcoind"
     listed = _run([str(loader), "--inhibit-cache", "--library-path", str(loader.parent), "--list", str(executable)])
     for path in (executable, loader, *map(Path, re.findall(r" => (\S+) \(0x", listed))):

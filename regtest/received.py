@@ -37,7 +37,7 @@ class Request:
         return self.headers.get("webhook-id")
 
     @property
-    def event(self) -> JsonObject:
+    def json(self) -> JsonObject:
         """The body read as JSON; empty when it is no JSON object."""
         return json_object(self.body)
 

@@ -138,7 +138,7 @@ class Sink:
             await self._runner.cleanup()
             self._runner = None
 
-    def add_secret(self, secret: str, *, path: str | None = None, project_id: str | None = None) -> None:
+    def trust(self, secret: str, *, path: str | None = None, project_id: str | None = None) -> None:
         """Verify with this secret from now on: every request, or those of one path or project."""
         self._learn(Secret(secret=secret, path=path, project_id=project_id))
 
@@ -264,14 +264,14 @@ async def serve(sink: Sink) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     async with sink:
-        print(f"sink: {sink.url}/hook, requests: {sink.url}/requests", flush=True)
+        print(f"{sink.url}/hook receives, {sink.url}/requests lists", flush=True)
         await stop.wait()
 
 
 def line_of(request: Request) -> str:
     """A request in one line, for people."""
     verdict = {None: "no secret known", True: "verified", False: "WRONG SIGNATURE"}[request.verified]
-    kind = request.event.get("type", "no event")
+    kind = request.json.get("type", "no event")
     answer = request.status or "no answer"
     return f"{request.received_at:%H:%M:%S} {request.path} {kind} {request.invoice_id or ''} {verdict} -> {answer}"
 

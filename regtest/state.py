@@ -5,6 +5,7 @@ them: ports, passwords and the operator's key are the same again at the next `up
 the kernel gives back when its holder dies; a process is told from a later one with its number by its start time.
 """
 
+import contextlib
 import fcntl
 import json
 import os
@@ -160,14 +161,19 @@ def running_in(directory: Path) -> State:
 
 def lock(directory: Path) -> IO[str] | None:
     """Hold the directory for as long as the answer is open; None while another process holds it."""
-    directory.mkdir(parents=True, exist_ok=True)
-    file = (directory / "lock").open("w")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+    while True:
+        directory.mkdir(parents=True, exist_ok=True)
+        file = (directory / "lock").open("w")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.close()
+            return None
+        # Whoever held it before may have removed the directory: then this is a lock on nothing.
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(file.fileno()), (directory / "lock").stat()):
+                return file
         file.close()
-        return None
-    return file
 
 
 async def end_leftovers(state: State) -> list[str]:

@@ -24,7 +24,7 @@ STOP_SECONDS = 15.0
 # What a start may fail with while things around it are dying too.
 FAILURES = (PaywatchError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError)
 
-# The kernel sends SIGTERM (15) to the program when its parent dies, however that dies (prctl(2): PR_SET_PDEATHSIG is 1).
+# The kernel sends the program SIGTERM (15) when its parent dies, however that dies: PR_SET_PDEATHSIG (1) of prctl(2).
 # Where there is no such call (macOS) the next `up` ends what is left.
 BOUND = """\
 import ctypes, os, sys
@@ -53,7 +53,8 @@ class Program:
     `start` returns at once: whether it is of use yet is for others to ask.
     """
 
-    def __init__(self, argv: Sequence[str], log: Path, env: Mapping[str, str]) -> None:
+    def __init__(self, name: str, argv: Sequence[str], log: Path, env: Mapping[str, str]) -> None:
+        self._name = name
         self._argv = [sys.executable, "-I", "-S", "-c", BOUND, *argv]
         self._log = log
         self._env = env
@@ -91,11 +92,12 @@ class Program:
         """Raise `Unavailable` with the program's last words when it has ended."""
         child = self._started()
         if not child.alive:
-            raise Unavailable(f"it ended with code {child.exit_code}: {child.tail()}", f"see {self._log}")
+            last_words = child.tail().rpartition("\n")[2]
+            raise Unavailable(f"{self._name} ended with code {child.exit_code}: {last_words}", f"see {self._log}")
 
     def _started(self) -> Child:
         if self._child is None:
-            raise Broken("the program was never started")
+            raise Broken(f"{self._name} was never started")
         return self._child
 
 

@@ -20,7 +20,7 @@ LONGEST_PAUSE_SECONDS = 0.2
 PORTS = range(15_000, 32_000)
 
 
-class WaitTimeout(PaywatchError):  # noqa: N818 - it says what happened
+class WaitTimeout(PaywatchError):
     """What was waited for did not happen in time; says what, and what was seen last."""
 
 

@@ -63,13 +63,11 @@ class Pipeline:
                 return 0
             if change.connected or change.is_complete:
                 touched |= await payments.due_at_height(connection, change.to_tip.height)
-            busy = await payments.under_way(connection, list(touched)) if touched else set()
-            await payments.mark_pending(connection, busy)
             if change.is_complete:
                 await connection.execute("UPDATE chain_state SET looked_at = $1", change.began_at)
             looked_at = change.began_at if change.is_complete else self.looked_at
             moment = Moment(change.to_tip.height, change.began_at, looked_at)
-            count = await self._judge(connection, touched - busy, moment, tell_net=change.tell_net)
+            count = await self._judge(connection, touched, moment, tell_net=change.tell_net)
         self.looked_at = looked_at
         return count
 
@@ -96,13 +94,21 @@ class Pipeline:
     async def _judge(
         self, connection: Connection, invoice_ids: Iterable[str], moment: Moment, *, tell_net: bool
     ) -> int:
-        """Judge invoices and write everything that follows; the number of events."""
+        """Judge invoices and write everything that follows; the number of events.
+
+        An invoice with a confirmation without payment under way is judged when that has ended.
+        """
         wanted = sorted(invoice_ids)
         if not wanted:
             return 0
         setting = Setting(moment, self.base_url, tell_net, self._new_event_id)
         invoices = await records.load(connection, wanted, lock=True)
-        decisions = [decide(invoice, setting) for invoice in invoices.values()]
+        # No click begins on a locked invoice, so who is busy now is all who are.
+        busy = await payments.under_way(connection, wanted)
+        await payments.mark_pending(connection, busy)
+        decisions = [decide(invoice, setting) for invoice_id, invoice in invoices.items() if invoice_id not in busy]
+        if not decisions:
+            return 0
         await _write(connection, decisions, moment.now)
         for decision in decisions:
             for note in decision.notes:

@@ -46,11 +46,11 @@ def fork_keeper(node: Node) -> Iterator[Chain]:
 
 
 @pytest.fixture
-async def chain(fork_keeper: Chain) -> AsyncIterator[Chain]:
+async def chain(fork_keeper: Chain) -> Chain:
     """What can happen on the module's chain; the mempool is empty at the start."""
     await fork_keeper.mine()
     assert await fork_keeper.client.call("getrawmempool") == []
-    yield fork_keeper
+    return fork_keeper
 
 
 @pytest.fixture

@@ -109,7 +109,7 @@ def test_what_the_user_cannot_get_to_is_copied_once(system_root: Path, tmp_path:
     copied = usable_by(nobody, private)
     assert copied.directory.is_relative_to(system_root / f"postgres-{found.version}")
     for name in ("initdb", "postgres"):  # initdb needs the libraries beside the package
-        argv = [copied.directory / name, "--version"]
+        argv = [str(copied.directory / name), "--version"]
         told = subprocess.run(argv, user=nobody.uid, group=nobody.gid, capture_output=True, text=True, check=True)
         assert found.version in told.stdout
     inode = copied.directory.stat().st_ino

@@ -73,6 +73,7 @@ async def test_publishes_nothing_when_told_so(make_node: Callable[..., Node]) ->
 async def test_a_subscriber_hears_of_a_block(node: Node) -> None:
     with zmq.asyncio.Context() as context, context.socket(zmq.SUB) as subscriber:
         subscriber.subscribe(b"sequence")
+        assert node.zmq_address is not None
         subscriber.connect(node.zmq_address)
         chain = Chain(node.client)
 

@@ -9,7 +9,9 @@ import pytest
 from regtest.process import Child, children, end_process, exists, kill_processes, running, runs_with
 from regtest.wait import wait_for
 
-STUBBORN = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf', flush=True); time.sleep(60)"
+STUBBORN = (
+    "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf', flush=True); time.sleep(60)"
+)
 
 
 @pytest.fixture

@@ -10,7 +10,6 @@ instead of frozen dataclasses (three times as long to make), and no object for a
 
 import struct
 from hashlib import sha256
-from struct import Struct
 from typing import NamedTuple
 
 from watcher.runtime.errors import Broken
@@ -26,8 +25,7 @@ NULL_OUTPOINT = bytes(HASH_BYTES) + b"\xff\xff\xff\xff"
 """What a coinbase spends."""
 
 _U32_BYTES = 4
-_U32 = Struct("<I").unpack_from
-_OUTPUT = Struct("<QB").unpack_from
+_OUTPUT = struct.Struct("<QB").unpack_from
 """An output up to its script: amount in satoshi, size of the script if below 0xfd."""
 _FIRST_TAG = 0xFD
 """A size is one byte, or one of the tags 0xfd, 0xfe, 0xff and 2, 4 or 8 bytes, little-endian."""
@@ -48,7 +46,7 @@ class Transaction(NamedTuple):
     outputs: tuple[tuple[int, bytes], ...]
     """(amount_sat, script_pubkey) of each output."""
     raw: bytes
-    """The whole serialization, witness included. What few are asked for is read from it when they are."""
+    """The whole serialization, witness included. The properties read it when they are asked for."""
 
     @property
     def version(self) -> int:
@@ -62,7 +60,7 @@ class Transaction(NamedTuple):
 
     @property
     def sequences(self) -> tuple[int, ...]:
-        """nSequence of each input."""
+        """The nSequence of each input."""
         _, pos = _size(self.raw, _start_of_inputs(self.raw, 0))
         sequences = []
         for _ in self.inputs:
@@ -161,7 +159,7 @@ def parse_block(raw: bytes) -> Block:
     if pos != len(raw):
         raise DecodeError(f"{len(raw) - pos} bytes follow the block")
     _check_merkle_root([transaction.txid for transaction in transactions], raw[36:68])
-    return Block(block_hash(raw), raw[4:36], _U32(raw, 68)[0], tuple(transactions))
+    return Block(block_hash(raw), raw[4:36], int.from_bytes(raw[68:72], "little"), tuple(transactions))
 
 
 def _check_merkle_root(txids: list[bytes], expected: bytes) -> None:

@@ -93,9 +93,9 @@ class _Telling:
     def status(self, step: Step) -> None:
         """Tell the step if it is news."""
         before = self.invoice
-        self.invoice = _after(before, step, self._setting.moment)
         if step.standing.told == before.standing.told:
             return
+        self.invoice = _after(before, step, self._setting.moment)
         head = self._head(before.standing.status)
         event_type, body = status_event(self.invoice, head, self._setting.moment.tip_height, self._setting.base_url)
         self._add(event_type, body, head)

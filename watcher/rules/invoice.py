@@ -74,7 +74,7 @@ def settle(terms: Terms, standing: Standing, payments: Sequence[Payment], moment
     steps: list[Step] = []
     known = {payment.key: payment for payment in payments if payment.judged}
     for height, arrivals in _arrivals(payments):
-        if height is not None:
+        if height is not None and known:
             _walk(steps, terms, standing, known, Moment(height - 1, moment.now))
         for payment in arrivals:
             known[payment.key] = payment
@@ -92,8 +92,9 @@ def _walk(
     standing = steps[-1].standing if steps else first
     step = judge(terms, standing, (_as_of(payment, moment.tip_height) for payment in known.values()), moment)
     for payment in step.payments:
-        known[payment.key] = replace(payment, tx=known[payment.key].tx)
-    steps.append(replace(step, payments=tuple(known.values())))
+        tx = known[payment.key].tx
+        known[payment.key] = payment if payment.tx is tx else replace(payment, tx=tx)
+    steps.append(Step(step.standing, tuple(known.values())))
 
 
 def _arrivals(payments: Iterable[Payment]) -> Iterator[tuple[int | None, list[Payment]]]:
@@ -201,10 +202,12 @@ def _step(
     is_deep_enough = after.status is Status.CONFIRMED and confirmations >= terms.required_confirmations
     closes = after.set_closed and (not before.set_closed or after.status in FINAL)
     return Step(after, tuple(
-        replace(
-            payment, judged=True, counted=payment.key in counting,
+        Payment(
+            payment.tx, payment.vout, payment.amount_sat, payment.coinbase, payment.first_seen_at,
+            judged=True, counted=payment.key in counting,
             in_closed_set=payment.key in counting if closes else payment.in_closed_set,
             confirmed_anchor_hash=_anchor_hash(payment) if is_deep_enough else payment.confirmed_anchor_hash,
+            anomaly=payment.anomaly,
         ) for payment in visible
     ))  # fmt: skip
 

@@ -41,7 +41,7 @@ class EventHead:
 
 def time_text(at: datetime) -> str:
     """RFC 3339 in UTC, whole seconds."""
-    return at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return at.astimezone(UTC).isoformat(timespec="seconds")[:19] + "Z"
 
 
 def _hex(hash_internal: bytes) -> str:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from watcher.runtime.db import Connection, Row
 from watcher.runtime.ids import new_id
+from watcher.store.filters import where
 from watcher.store.outbox import CHANNEL
 from watcher.store.records import columns
 
@@ -27,12 +28,11 @@ class Filter:
 
 async def page(connection: Connection, wanted: Filter, limit: int) -> list[Row]:
     """The newest deliveries that are wanted."""
-    return await connection.fetch(
-        _SELECT + "WHERE ($1::text IS NULL OR e.project_id = $1) AND ($2::text IS NULL OR e.invoice_id = $2) "
-        "AND ($3::text IS NULL OR d.event_id = $3) AND ($4::text IS NULL OR d.state = $4) "
-        "AND ($5::text IS NULL OR d.id < $5) ORDER BY d.id DESC LIMIT $6",
-        wanted.project_id, wanted.invoice_id, wanted.event_id, wanted.state, wanted.before, limit,
-    )  # fmt: skip
+    clause, values = where({
+        "e.project_id =": wanted.project_id, "e.invoice_id =": wanted.invoice_id, "d.event_id =": wanted.event_id,
+        "d.state =": wanted.state, "d.id <": wanted.before,
+    })  # fmt: skip
+    return await connection.fetch(f"{_SELECT} {clause} ORDER BY d.id DESC LIMIT {limit:d}", *values)
 
 
 async def find(connection: Connection, delivery_id: str) -> Row | None:

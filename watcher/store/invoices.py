@@ -11,6 +11,7 @@ from watcher.rules.policy import Requirement
 from watcher.rules.record import Quote
 from watcher.runtime.db import Connection
 from watcher.runtime.errors import Transient
+from watcher.store.filters import where
 from watcher.store.quotes import LOCK
 
 
@@ -125,11 +126,11 @@ class Filter:
 
 async def page(connection: Connection, wanted: Filter, limit: int) -> list[str]:
     """The ids of the newest invoices that are wanted."""
-    rows = await connection.fetch(
-        "SELECT id FROM invoice WHERE ($1::text IS NULL OR project_id = $1) AND ($2::text IS NULL OR status = $2) "
-        "AND ($3::text IS NULL OR reference = $3) AND ($4::text IS NULL OR id < $4) ORDER BY id DESC LIMIT $5",
-        wanted.project_id, wanted.status, wanted.reference, wanted.before, limit,
-    )  # fmt: skip
+    clause, values = where({
+        "project_id =": wanted.project_id, "status =": wanted.status, "reference =": wanted.reference,
+        "id <": wanted.before,
+    })  # fmt: skip
+    rows = await connection.fetch(f"SELECT id FROM invoice {clause} ORDER BY id DESC LIMIT {limit:d}", *values)  # noqa: S608
     return [row["id"] for row in rows]
 
 

@@ -7,6 +7,7 @@ from datetime import datetime
 
 from watcher.rules.policy import Policy, from_json, to_json
 from watcher.runtime.db import Connection, Row
+from watcher.store.filters import where
 
 SECRET_BYTES = 32  # Standard Webhooks asks for 24 to 64
 
@@ -76,11 +77,11 @@ async def find(connection: Connection, project_id: str) -> Project | None:
 
 async def page(connection: Connection, only: str | None, before: str | None, limit: int) -> list[Project]:
     """The newest projects, those older than `before`; with `only` no other than this one."""
+    clause, values = where({"p.id =": only, "p.id <": before})
     rows = await connection.fetch(
-        f"SELECT {COLUMNS} FROM {TABLES} WHERE ($1::text IS NULL OR p.id = $1) "  # noqa: S608
-        "AND ($2::text IS NULL OR p.id < $2) ORDER BY p.id DESC LIMIT $3",
-        only, before, limit,
-    )  # fmt: skip
+        f"SELECT {COLUMNS} FROM {TABLES} {clause} ORDER BY p.id DESC LIMIT {limit:d}",  # noqa: S608
+        *values,
+    )
     return [of_row(row) for row in rows]
 
 
@@ -117,7 +118,8 @@ async def named_endpoint(connection: Connection, project_id: str, url: str) -> i
 async def balance(connection: Connection, project_id: str) -> dict[str, int]:
     """Satoshi by ledger account; accounts without entries are absent."""
     rows = await connection.fetch(
-        "SELECT account, sum(amount_sat)::bigint AS amount_sat FROM ledger_entry WHERE project_id = $1 GROUP BY account",
+        "SELECT account, sum(amount_sat)::bigint AS amount_sat FROM ledger_entry WHERE project_id = $1 "
+        "GROUP BY account",
         project_id,
     )  # fmt: skip
     return {row["account"]: row["amount_sat"] for row in rows}

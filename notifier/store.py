@@ -1,0 +1,384 @@
+"""Deliveries in PostgreSQL: claim, record, and take back what a dead notifier held. SQL in plain sight.
+
+Only the database's clock decides what is due and when a lease ends. A claim writes a lease with a token of
+its own (the fence); whoever records must still hold it, else the result is logged as late and changes nothing.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
+
+import asyncpg
+
+from notifier import metrics
+from notifier.rules.delivery import Answer, Decision, Endpoint, Outcome, decide
+from notifier.rules.schedule import BREAKER_FAILURES, OVERTAKE_AFTER
+from notifier.rules.signing import Message
+from watcher.runtime.db import Connection, Pool, Row, passing_errors_as_transient
+
+ENDPOINTS_PER_CLAIM = 500  # with anything pending; the next claim goes on after them
+SHARE_MIN = 4  # deliveries of one endpoint per claim, when its cap allows
+EXPIRED_PER_REAP = 1_000
+
+# What a claim does, in order:
+# waiting    the next endpoints after the cursor that have anything pending, by skipping through the index, so
+#            that neither endpoints without work nor a long backlog of one endpoint cost anything
+# room       those of them that may be sent to now, with their free slots, and locked, so that two notifiers do
+#            not fill the same slots; NO KEY, since an INSERT of a delivery must not wait; half-open: one probe
+# candidate  of each the oldest due deliveries that no other delivery of their invoice holds up: nothing of an
+#            invoice is in flight twice, and an earlier one goes first until `overtake_after`; one of each
+#            endpoint in turn, and of none more than its share (at least $6, the cap that endpoints usually have)
+# picked     them again, locked: who was claimed or changed since our snapshot drops out
+# claimed    with lease and token
+# The answer always has a row, since it also says where to go on: 0 when no endpoint is left.
+_CLAIM = 500  # with anything pending; the next claim goes on after them
+SHARE_MIN = 4  # deliveries of one endpoint per claim, when its cap allows
+EXPIRED_PER_REAP = 1_000
+
+# What a claim does, in order:
+# waiting   the next endpoints after the cursor that have anything pending, by skipping through the index, so
+#           that neither endpoints without work nor a long backlog of one endpoint cost anything
+# room      those of them that may be sent to now, with their free slots, and locked, so that two notifiers do
+#           not fill the same slots; NO KEY, since an INSERT of a delivery must not wait; half-open: one probe
+# picked    of each the oldest due deliveries that no other delivery of their invoice holds up: nothing of an
+#           invoice is in flight twice, and an earlier one goes first until `overtake_after`
+# claimed   one of each endpoint in turn, with lease and token
+# The answer always has a row, since it also says where to go on: 0 when no endpoint is left.
+_CLAIM = """
+WITH RECURSIVE waiting (id, number) AS (
+  (SELECT d.endpoint_id, 1 FROM delivery d WHERE d.state = 'pending' AND d.endpoint_id > $1
+   ORDER BY d.endpoint_id LIMIT 1)
+  UNION ALL
+  SELECT (SELECT d.endpoint_id FROM delivery d WHERE d.state = 'pending' AND d.endpoint_id > w.id
+          ORDER BY d.endpoint_id LIMIT 1), w.number + 1
+  FROM waiting w WHERE w.id IS NOT NULL AND w.number < $4
+), room AS MATERIALIZED (
+  SELECT e.id, e.url, e.project_id, f.free
+  FROM waiting w JOIN endpoint e ON e.id = w.id
+  CROSS JOIN LATERAL (
+    SELECT CASE WHEN e.consecutive_failures >= $5 THEN 1 ELSE e.max_in_flight END - count(*) AS free
+    FROM delivery d WHERE d.endpoint_id = e.id AND d.state = 'in_flight') f
+  WHERE e.status = 'active' AND e.blocked_until <= now() AND f.free > 0 AND EXISTS (
+    SELECT FROM delivery d WHERE d.endpoint_id = e.id AND d.state = 'pending' AND d.next_attempt_at <= now())
+  ORDER BY e.id LIMIT $2
+  FOR NO KEY UPDATE OF e SKIP LOCKED
+), candidate AS MATERIALIZED (
+  SELECT o.id, o.turn, r.id AS endpoint_id
+  FROM room r CROSS JOIN LATERAL (
+    SELECT d.id, row_number() OVER (ORDER BY d.next_attempt_at, d.id) AS turn FROM delivery d
+    WHERE d.endpoint_id = r.id AND d.state = 'pending' AND d.next_attempt_at <= now() AND NOT EXISTS (
+      SELECT FROM delivery p
+      WHERE p.endpoint_id = d.endpoint_id AND p.invoice_id = d.invoice_id AND p.id <> d.id AND (
+        p.state = 'in_flight' OR (
+          p.state = 'pending' AND (p.sequence, p.id) < (d.sequence, d.id) AND (
+            p.overtake_after IS NULL OR p.overtake_after > now() OR p.next_attempt_at <= now()))))
+    ORDER BY d.next_attempt_at, d.id
+    LIMIT least(r.free, greatest($6, $2 / (SELECT count(*) FROM room)))) o
+  ORDER BY o.turn, r.id LIMIT $2
+), picked AS MATERIALIZED (
+  SELECT d.id, r.url, r.project_id
+  FROM candidate c JOIN room r ON r.id = c.endpoint_id JOIN delivery d ON d.id = c.id
+  WHERE d.state = 'pending'
+  FOR UPDATE OF d SKIP LOCKED
+), claimed AS (
+  UPDATE delivery d
+  SET state = 'in_flight', attempts = d.attempts + 1, lease_token = gen_random_uuid(),
+      lease_until = now() + make_interval(secs => $3)
+  FROM picked p WHERE d.id = p.id
+  RETURNING d.id, d.event_id, d.invoice_id, d.endpoint_id, d.attempts, d.lease_token, p.url, p.project_id
+)
+SELECT g.next_cursor, c.*, v.type, v.body, ARRAY(
+  SELECT s.secret FROM project_secret s
+  WHERE s.project_id = c.project_id AND (s.expires_at IS NULL OR s.expires_at > now())
+  ORDER BY s.expires_at IS NOT NULL, s.key_number DESC) AS secrets
+FROM (
+  SELECT CASE
+    WHEN (SELECT count(*) FROM room) = $2 THEN (SELECT max(id) FROM room)
+    WHEN (SELECT count(id) FROM waiting) = $4 THEN (SELECT max(id) FROM waiting)
+    ELSE 0 END AS next_cursor) g
+LEFT JOIN claimed c ON true LEFT JOIN event v ON v.id = c.event_id
+"""
+
+# The rows whose lease is still ours, locked in the order of their ids so that two recorders never wait in a
+# circle. The endpoint is read without a lock: whoever finds it healthy and has a success needs none.
+_HELD = """
+SELECT r.token, d.endpoint_id, d.attempts, e.url, e.consecutive_failures, now() AS now,
+  CASE WHEN r.outcome = $3 THEN (
+    SELECT count(*) FROM attempt a WHERE a.delivery_id = d.id AND a.outcome = $3 AND NOT a.late)
+  ELSE 0 END AS blocked
+FROM unnest($1::text[], $2::uuid[], $4::text[]) AS r(id, token, outcome)
+JOIN delivery d ON d.id = r.id AND d.lease_token = r.token
+JOIN endpoint e ON e.id = d.endpoint_id
+ORDER BY d.id FOR UPDATE OF d
+"""
+
+_ENDPOINTS = """
+SELECT id, consecutive_failures, blocked_until, disabled_reason FROM endpoint
+WHERE id = ANY($1::bigint[]) ORDER BY id FOR NO KEY UPDATE
+"""
+
+# Followers that were never tried wait together with their head, out of the way of the claim, but not beyond
+# the moment from which they may pass it; when the head is finished they are due.
+_FINISH = """
+WITH finished AS (
+  UPDATE delivery d
+  SET state = r.state, lease_token = NULL, lease_until = NULL,
+      next_attempt_at = CASE WHEN r.state = 'pending' THEN r.next_attempt_at ELSE d.next_attempt_at END,
+      overtake_after = CASE WHEN r.state = 'pending' THEN coalesce(d.overtake_after, r.overtake_after)
+                            ELSE d.overtake_after END,
+      delivered_at = CASE WHEN r.state = 'delivered' THEN now() END, dead_reason = r.dead_reason
+  FROM unnest($1::text[], $2::text[], $3::timestamptz[], $4::timestamptz[], $5::text[])
+    AS r(id, state, next_attempt_at, overtake_after, dead_reason)
+  WHERE d.id = r.id
+  RETURNING d.endpoint_id, d.invoice_id, d.sequence, d.state, d.next_attempt_at, d.overtake_after
+)
+UPDATE delivery d
+SET next_attempt_at = CASE WHEN f.state = 'pending'
+  THEN greatest(d.next_attempt_at, least(f.next_attempt_at, f.overtake_after)) ELSE now() END
+FROM finished f
+WHERE d.endpoint_id = f.endpoint_id AND d.invoice_id = f.invoice_id AND d.sequence > f.sequence
+  AND d.state = 'pending' AND d.attempts = 0
+  AND CASE WHEN f.state = 'pending' THEN f.overtake_after > now() ELSE d.next_attempt_at > now() END
+"""
+
+_JUDGE_ENDPOINTS = """
+UPDATE endpoint e
+SET consecutive_failures = r.failures, blocked_until = r.blocked_until, disabled_reason = r.reason,
+    status = CASE WHEN r.reason IS NULL THEN 'active' ELSE 'disabled' END
+FROM unnest($1::bigint[], $2::int[], $3::timestamptz[], $4::text[]) AS r(id, failures, blocked_until, reason)
+WHERE e.id = r.id
+"""
+
+# The same late result twice: the commit of the first recording was not heard of, and it was no late one.
+_LOG = """
+INSERT INTO attempt
+  (delivery_id, number, started_at, duration_ms, outcome, http_status, error, response_head, late)
+SELECT r.* FROM unnest(
+  $1::text[], $2::int[], $3::timestamptz[], $4::int[], $5::text[], $6::int[], $7::text[], $8::bytea[],
+  $9::boolean[])
+  AS r(delivery_id, number, started_at, duration_ms, outcome, http_status, error, response_head, late)
+WHERE NOT r.late OR NOT EXISTS (
+  SELECT FROM attempt a
+  WHERE a.delivery_id = r.delivery_id AND a.number = r.number AND a.started_at = r.started_at)
+"""
+
+_REAP = """
+WITH expired AS (
+  SELECT id, attempts, lease_until FROM delivery WHERE state = 'in_flight' AND lease_until < now()
+  ORDER BY lease_until LIMIT $1 FOR UPDATE SKIP LOCKED
+), freed AS (
+  UPDATE delivery d
+  SET state = 'pending', next_attempt_at = now(), lease_token = NULL, lease_until = NULL,
+      overtake_after = coalesce(d.overtake_after, now() + $2)
+  FROM expired x WHERE d.id = x.id
+)
+INSERT INTO attempt (delivery_id, number, started_at, duration_ms, outcome, error)
+SELECT id, attempts, lease_until - make_interval(secs => $3), ($3 * 1000)::int, $4, $5 FROM expired
+RETURNING delivery_id
+"""
+
+_BACKLOG = """
+SELECT count(*) AS pending, coalesce(extract(epoch FROM now() - min(created_at)), 0)::float8 AS oldest_seconds
+FROM delivery WHERE state IN ('pending', 'in_flight')
+"""
+
+HEALTHY = Endpoint(consecutive_failures=0, blocked_until=datetime.min.replace(tzinfo=UTC))
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """A claimed delivery: ours until the lease ends."""
+
+    id: str
+    event_type: str
+    invoice_id: str
+    endpoint_id: int
+    lease_token: UUID
+    message: Message
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """What was claimed, and the endpoint after which to go on; 0 when none is left."""
+
+    deliveries: list[Delivery]
+    next_cursor: int
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """An answer that waits to be recorded."""
+
+    delivery: Delivery
+    answer: Answer
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What a result became. `decision` is None when it came late: the lease was lost, nothing changed."""
+
+    result: Result
+    decision: Decision | None
+
+
+@dataclass(frozen=True, slots=True)
+class Store:
+    """The notifier's queries. Every method raises `Transient` when the database is away for the moment."""
+
+    pool: Pool
+    lease_seconds: float
+
+    async def claim(self, limit: int, cursor: int) -> Claim:
+        """Claim up to `limit` due deliveries, fairly over the endpoints whose ids are above `cursor`."""
+        while True:
+            try:
+                async with passing_errors_as_transient():
+                    rows = await self.pool.fetch(
+                        _CLAIM, cursor, limit, self.lease_seconds, ENDPOINTS_PER_CLAIM, BREAKER_FAILURES, SHARE_MIN
+                    )
+            except asyncpg.UniqueViolationError:
+                # Another claim put an event of the same invoice in flight since our snapshot.
+                metrics.CLAIM_CONFLICTS.inc()
+                continue
+            return Claim([_delivery(row) for row in rows if row["id"]], rows[0]["next_cursor"])
+
+    async def record(self, results: Sequence[Result], dice: Callable[[], float]) -> list[Record]:
+        """Judge results and write what follows, in one transaction.
+
+        1. lock the deliveries whose lease is still ours, and the endpoints that anything is to be said about;
+        2. decide each result in order, an endpoint's facts flowing from one to the next;
+        3. write deliveries, followers, endpoints and the log of attempts.
+        """
+        async with passing_errors_as_transient(), self.pool.acquire() as connection, connection.transaction():
+            held = await _held(connection, results)
+            endpoints = await _endpoints(connection, held, results)
+            records = _judge(results, held, endpoints, dice)
+            await _write(connection, records)
+            await _write_endpoints(connection, endpoints)
+        return records
+
+    async def reap(self) -> list[str]:
+        """Make deliveries with an expired lease due at once; their ids. The lost attempt stays counted."""
+        words = "the notifier ended before the answer came"
+        async with passing_errors_as_transient():
+            rows = await self.pool.fetch(
+                _REAP, EXPIRED_PER_REAP, OVERTAKE_AFTER, self.lease_seconds, Outcome.LOST, words
+            )
+        return [row["delivery_id"] for row in rows]
+
+    async def backlog(self) -> tuple[int, float]:
+        """How many deliveries are not finished, and the age of the oldest in seconds."""
+        async with passing_errors_as_transient():
+            row = await self.pool.fetchrow(_BACKLOG)
+        assert row is not None
+        return row["pending"], row["oldest_seconds"]
+
+
+def _delivery(row: Row) -> Delivery:
+    message = Message(row["url"], row["event_id"], row["body"], tuple(row["secrets"]), row["attempts"])
+    return Delivery(row["id"], row["type"], row["invoice_id"], row["endpoint_id"], row["lease_token"], message)
+
+
+async def _held(connection: Connection, results: Sequence[Result]) -> dict[UUID, Row]:
+    """The deliveries that are still ours, by lease token."""
+    rows = await connection.fetch(
+        _HELD,
+        [result.delivery.id for result in results],
+        [result.delivery.lease_token for result in results],
+        Outcome.BLOCKED,
+        [result.answer.outcome for result in results],
+    )
+    return {row["token"]: row for row in rows}
+
+
+async def _endpoints(connection: Connection, held: dict[UUID, Row], results: Sequence[Result]) -> dict[int, Endpoint]:
+    """The endpoints that a result says anything about, locked; a success of a healthy one says nothing."""
+    concerned = {
+        row["endpoint_id"]
+        for result in results
+        if (row := held.get(result.delivery.lease_token))
+        and (row["consecutive_failures"] or result.answer.outcome is not Outcome.SUCCESS)
+    }
+    if not concerned:
+        return {}
+    rows = await connection.fetch(_ENDPOINTS, list(concerned))
+    return {
+        row["id"]: Endpoint(row["consecutive_failures"], row["blocked_until"], row["disabled_reason"]) for row in rows
+    }
+
+
+def _judge(
+    results: Sequence[Result],
+    held: dict[UUID, Row],
+    endpoints: dict[int, Endpoint],
+    dice: Callable[[], float],
+) -> list[Record]:
+    """Decide each result, and leave in `endpoints` what they have become."""
+    records = []
+    for result in results:
+        row = held.get(result.delivery.lease_token)
+        if row is None:
+            records.append(Record(result, None))
+            continue
+        endpoint_id = row["endpoint_id"]
+        decision = decide(
+            result.answer,
+            endpoints.get(endpoint_id, HEALTHY),
+            attempts=row["attempts"],
+            blocked_before=row["blocked"],
+            now=row["now"],
+            jitter=dice(),
+        )
+        # An answer from a URL that was replaced meanwhile says nothing about the endpoint.
+        if endpoint_id in endpoints and row["url"] == result.delivery.message.url:
+            endpoints[endpoint_id] = decision.endpoint
+        records.append(Record(result, decision))
+    return records
+
+
+async def _write(connection: Connection, records: Sequence[Record]) -> None:
+    finished = [
+        (
+            record.result.delivery.id,
+            decision.state,
+            decision.next_attempt_at,
+            decision.overtake_after,
+            decision.dead_reason,
+        )
+        for record in records
+        if (decision := record.decision)
+    ]
+    if finished:
+        await connection.execute(_FINISH, *_columns(finished))
+    await connection.execute(_LOG, *_columns([_log_row(record) for record in records]))
+
+
+async def _write_endpoints(connection: Connection, endpoints: dict[int, Endpoint]) -> None:
+    if endpoints:
+        rows = [
+            (id_, facts.consecutive_failures, facts.blocked_until, facts.disabled_reason)
+            for id_, facts in endpoints.items()
+        ]
+        await connection.execute(_JUDGE_ENDPOINTS, *_columns(rows))
+
+
+def _log_row(record: Record) -> tuple[Any, ...]:
+    delivery, answer = record.result.delivery, record.result.answer
+    return (
+        delivery.id,
+        delivery.message.attempt,
+        answer.started_at,
+        answer.duration_ms,
+        answer.outcome,
+        answer.status,
+        answer.error,
+        answer.head,
+        record.decision is None,
+    )
+
+
+def _columns(rows: Sequence[tuple[Any, ...]]) -> list[list[Any]]:
+    """Rows as the arrays that unnest takes."""
+    return [list(column) for column in zip(*rows, strict=True)]

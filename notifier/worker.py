@@ -1,0 +1,183 @@
+"""The worker: claims what there are free slots for, posts each delivery in a task, records answers in batches.
+
+A slot is taken from the claim to the record. So answers that wait for a database that is away are bounded by
+the slots, and while they wait nothing is posted twice: their leases are neither claimed nor reaped here.
+"""
+
+import asyncio
+from collections.abc import Callable
+
+import structlog
+
+from notifier import metrics
+from notifier.client import Client
+from notifier.doorbell import Doorbell, rung
+from notifier.rules.delivery import Step
+from notifier.store import Delivery, Record, Result, Store
+from watcher.runtime.errors import Transient
+from watcher.runtime.service import stopped_within
+
+RECORDS_PER_BATCH = 256
+REAP_SECONDS = 1.0
+BACKLOG_SECONDS = 15.0
+RECORD_AT_STOP_SECONDS = 1.0  # what is not recorded by then is sent again when its lease ends
+FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.1, 2.0  # between tries while the database is away
+
+log = structlog.get_logger()
+
+
+def pause_seconds(failures: int) -> float:
+    """The pause after so many failed tries in a row, from 1."""
+    return min(FIRST_PAUSE_SECONDS * (1 << min(failures - 1, 10)), LONGEST_PAUSE_SECONDS)
+
+
+class Worker:
+    """Delivers, with at most `slots` POSTs under way."""
+
+    def __init__(self, store: Store, client: Client, doorbell: Doorbell, slots: int, dice: Callable[[], float]) -> None:
+        self._store = store
+        self._client = client
+        self._bell = doorbell.bell()
+        self._slots_free = slots
+        self._dice = dice
+        self._cursor = 0  # the endpoint after which the next claim goes on
+        self._posting: set[asyncio.Task[None]] = set()
+        self._answered: list[Result] = []
+        self._answer_waits = asyncio.Event()  # set while `_answered` holds any
+        self._all_recorded = asyncio.Event()  # set while it is empty
+        self._all_recorded.set()
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Deliver until `stop` is set; then finish what is under way, and return."""
+        async with asyncio.TaskGroup() as group:
+            helpers = [group.create_task(helper) for helper in (self._record(), self._reap(), self._watch_backlog())]
+            await self._claim_until(stop, group)
+            await self._finish()
+            for helper in helpers:
+                helper.cancel()
+
+    async def _claim_until(self, stop: asyncio.Event, group: asyncio.TaskGroup) -> None:
+        failures = 0
+        while not stop.is_set():
+            try:
+                await self._fill_slots(stop, group)
+            except Transient as error:
+                failures += 1
+                log.warning("claim.failed", error=error.message, failures=failures)
+                await stopped_within(stop, pause_seconds(failures))
+            else:
+                failures = 0
+                await rung(self._bell)
+
+    async def _fill_slots(self, stop: asyncio.Event, group: asyncio.TaskGroup) -> None:
+        """Claim until no slot is free or every endpoint with work was looked at, beginning at the cursor."""
+        ends_to_pass = 2 if self._cursor else 1
+        while ends_to_pass and self._slots_free > 0 and not stop.is_set():
+            claim = await self._store.claim(self._slots_free, self._cursor)
+            for delivery in claim.deliveries:
+                self._slots_free -= 1
+                task = group.create_task(self._deliver(delivery))
+                self._posting.add(task)
+                task.add_done_callback(self._posting.discard)
+            self._cursor = claim.next_cursor
+            ends_to_pass -= self._cursor == 0
+
+    async def _deliver(self, delivery: Delivery) -> None:
+        answer = await self._client.post(delivery.message)
+        self._answered.append(Result(delivery, answer))
+        self._answer_waits.set()
+        self._all_recorded.clear()
+
+    async def _record(self) -> None:
+        """Write answers as they come, as many at once as have come; the same ones again after a failure."""
+        failures = 0
+        while True:
+            await self._answer_waits.wait()
+            try:
+                records = await self._store.record(self._answered[:RECORDS_PER_BATCH], self._dice)
+            except Transient as error:
+                failures += 1
+                log.warning("record.failed", error=error.message, waiting=len(self._answered), failures=failures)
+                await asyncio.sleep(pause_seconds(failures))
+            else:
+                failures = 0
+                self._settle(records)
+
+    def _settle(self, records: list[Record]) -> None:
+        del self._answered[: len(records)]
+        self._slots_free += len(records)
+        if not self._answered:
+            self._answer_waits.clear()
+            self._all_recorded.set()
+        self._bell.set()  # slots are free, and followers may be due
+        for record in records:
+            _report(record)
+
+    async def _reap(self) -> None:
+        while True:
+            await asyncio.sleep(REAP_SECONDS)
+            if self._answered:
+                continue  # one of them may hold an expired lease: rather record it than send it again
+            try:
+                taken_back = await self._store.reap()
+            except Transient as error:
+                log.warning("reap.failed", error=error.message)
+                continue
+            for delivery_id in taken_back:
+                log.warning("lease.expired", delivery_id=delivery_id)
+                metrics.REAPED.inc()
+            if taken_back:
+                self._bell.set()
+
+    async def _watch_backlog(self) -> None:
+        while True:
+            try:
+                pending, oldest_seconds = await self._store.backlog()
+            except Transient as error:
+                log.warning("backlog.unknown", error=error.message)
+            else:
+                metrics.PENDING.set(pending)
+                metrics.OLDEST_PENDING_SECONDS.set(oldest_seconds)
+            await asyncio.sleep(BACKLOG_SECONDS)
+
+    async def _finish(self) -> None:
+        """Every POST ends by its own time limit; then the records get a moment."""
+        if self._posting:
+            await asyncio.wait(self._posting)
+        if not await stopped_within(self._all_recorded, RECORD_AT_STOP_SECONDS):
+            log.error("stopped.with_answers_unrecorded", waiting=len(self._answered))
+
+
+def _report(record: Record) -> None:
+    """Count the attempt and write its one line."""
+    delivery, answer, decision = record.result.delivery, record.result.answer, record.decision
+    metrics.count(answer)
+    line = log.bind(
+        delivery_id=delivery.id,
+        event_id=delivery.message.event_id,
+        event_type=delivery.event_type,
+        invoice_id=delivery.invoice_id,
+        endpoint_id=delivery.endpoint_id,
+        attempt=delivery.message.attempt,
+        outcome=answer.outcome.value,
+        status=answer.status,
+        duration_ms=answer.duration_ms,
+        error=answer.error,
+    )
+    if decision is None:
+        metrics.LATE.inc()
+        line.warning("delivery.attempt", late=True)
+        return
+    line = line.bind(late=False, step=decision.step.name.lower())
+    match decision.step:
+        case Step.ACCEPT:
+            metrics.NOTIFICATIONS.labels(delivery.event_type, "delivered").inc()
+            line.info("delivery.attempt")
+        case Step.HOLD:
+            metrics.NOTIFICATIONS.labels(delivery.event_type, "disabled").inc()
+            line.error("delivery.attempt", endpoint_disabled=decision.endpoint.disabled_reason)
+        case Step.GIVE_UP:
+            metrics.NOTIFICATIONS.labels(delivery.event_type, decision.dead_reason or "").inc()
+            line.error("delivery.attempt", dead_reason=decision.dead_reason)
+        case _:
+            line.warning("delivery.attempt", next_attempt_at=decision.next_attempt_at.isoformat())

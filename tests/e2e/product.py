@@ -1,0 +1,114 @@
+"""The product from outside: `paywatch regtest up` as a process, driven over HTTP and the node alone."""
+
+import asyncio
+import json
+import os
+import sys
+from dataclasses import dataclass, field
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+
+from regtest.bitcoind import find_bitcoind
+from regtest.chain import Chain
+from regtest.rpc import Rpc
+from regtest.sink import Sink
+from regtest.wait import free_port, wait_for
+
+START_TIMEOUT_SECONDS = 60
+
+Told = tuple[str, str, str]  # status or anomaly, paidBtc, paidAmount
+
+
+@dataclass
+class Up:
+    """A running `paywatch regtest up --json`."""
+
+    directory: Path
+    arguments: tuple[str, ...] = ()
+    port: int = field(default_factory=free_port)
+    process: asyncio.subprocess.Process | None = None
+    links: dict[str, Any] = field(default_factory=dict)
+
+    async def start(self) -> None:
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("PAYWATCH_")}
+        self.process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "watcher.cli", "regtest", "up", "--json",
+            "--dir", str(self.directory), "--port", str(self.port), *self.arguments,
+            stdout=asyncio.subprocess.PIPE, env=environment,
+        )  # fmt: skip
+        line = await asyncio.wait_for(self.process.stdout.readline(), START_TIMEOUT_SECONDS)
+        assert line, f"`up` ended with {await self.process.wait()}"
+        self.links = json.loads(line)
+
+    async def stop(self) -> int:
+        self.process.terminate()
+        return await asyncio.wait_for(self.process.wait(), START_TIMEOUT_SECONDS)
+
+
+class Product:
+    """A shop's and a payer's view of a running `up`."""
+
+    def __init__(self, up: Up, session: aiohttp.ClientSession, chain: Chain, sink: Sink) -> None:
+        self.up = up
+        self.chain = chain
+        self.sink = sink
+        self._session = session
+        self.project: dict[str, Any] = {}
+
+    async def call(self, method: str, path: str, body: Any = None, *, key: str | None = None, status: int = 0) -> Any:
+        headers = {"Authorization": f"Bearer {key or self.project.get('apiKey') or self.up.links['operatorKey']}"}
+        url = self.up.links["api"] + "/api/v1" + path
+        async with self._session.request(method, url, json=body, headers=headers) as response:
+            answer = await response.json(content_type=None)
+            assert response.status == status if status else response.ok, (response.status, answer)
+            return answer
+
+    async def add_project(self, **fields: Any) -> dict[str, Any]:
+        self.project = {}
+        wanted = {"name": "shop", "notificationUrl": f"{self.sink.url}/hook", "currency": "EUR", **fields}
+        self.project = await self.call("POST", "/projects", wanted, status=201)
+        self.sink.trust(self.project["webhookSecret"])
+        return self.project
+
+    async def invoice(self, amount: str = "25.00", **fields: Any) -> dict[str, Any]:
+        return await self.call("POST", "/invoices", {"amount": amount, "currency": "EUR", **fields}, status=201)
+
+    async def get(self, invoice: dict[str, Any]) -> dict[str, Any]:
+        return await self.call("GET", f"/invoices/{invoice['id']}")
+
+    async def pay(self, invoice: dict[str, Any], amount_sat: int | None = None) -> str:
+        return await self.chain.pay(invoice["address"], due_sat(invoice) if amount_sat is None else amount_sat)
+
+    def told(self, invoice: dict[str, Any]) -> list[Told]:
+        """What the receiver was told about an invoice: every event once, in the order of first arrival."""
+        return [told(request.json["data"]) for request in self.sink.distinct(invoice["id"])]
+
+    async def wait_told(self, invoice: dict[str, Any], count: int, timeout_seconds: float = 20) -> list[Told]:
+        return await wait_for(
+            lambda: self.told(invoice) if len(self.told(invoice)) >= count else None,
+            timeout_seconds, f"{count} events of {invoice['id']}, got {self.told(invoice)}",
+        )  # fmt: skip
+
+    async def fence(self) -> None:
+        """Return when the watcher has seen, and the notifier sent, everything that happened before this call."""
+        invoice = await self.invoice("1.00")
+        await self.pay(invoice)
+        await self.wait_told(invoice, 1)
+
+
+def told(data: dict[str, Any]) -> Told:
+    return data.get("anomaly") or data["status"], data["paidBtc"], data["paidAmount"]
+
+
+def due_sat(invoice: dict[str, Any]) -> int:
+    return int(Decimal(invoice["btc"]) * 100_000_000)
+
+
+async def open_chain(up: Up) -> Chain:
+    node = up.links["bitcoind"]
+    chain = Chain(Rpc(node["url"], node["user"], node["password"]), payer=node["payerWallet"], bitcoind=find_bitcoind())
+    await chain.load_wallets()
+    return chain

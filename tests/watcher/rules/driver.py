@@ -1,0 +1,219 @@
+"""A node and a pipeline without sockets and tables, to drive `watcher.rules` as the real pipeline does.
+
+`Node` is a chain, a mempool and the coins. `Pipeline` keeps the facts of one invoice, learns what changed at each
+look, and judges only when a payment was touched, or `judge_at`, `judge_at_height` or `report_at_height` came due:
+if one of these ever missed a change, the pipeline and the model would differ.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from itertools import count
+from typing import Any
+
+from watcher.rules.anomalies import judge_at
+from watcher.rules.chain import BlockHit, Tracked, classify, connect, disconnect
+from watcher.rules.decisions import Decision, Setting, decide
+from watcher.rules.invoice import Moment, Step
+from watcher.rules.ledger import posting
+from watcher.rules.record import Invoice
+from watcher.rules.types import BlockId, Payment, Terms, TxFacts, TxState
+
+START = datetime(2026, 11, 20, 8, 0, tzinfo=UTC)
+FIRST_HEIGHT = 100
+
+
+def at(seconds: int) -> datetime:
+    """A time, by the seconds after the start."""
+    return START + timedelta(seconds=seconds)
+
+
+def id_of(name: str) -> bytes:
+    """Txids and block hashes that sort as the names do."""
+    return name.encode().ljust(32, b"\0")
+
+
+@dataclass(frozen=True, slots=True)
+class Tx:
+    """A transaction: the coin that it spends (None: a coinbase), and what it pays to the invoice."""
+
+    name: str
+    coin: str | None
+    amounts: tuple[int, ...]
+
+    @property
+    def inputs(self) -> tuple[bytes, ...]:
+        """The outpoint that it spends."""
+        return () if self.coin is None else (self.coin.encode().ljust(36, b"\0"),)
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """A block by its label, with its header's time and its transactions."""
+
+    label: str
+    time: int
+    txs: tuple[Tx, ...] = ()
+
+
+@dataclass
+class Node:
+    """A chain and a mempool; times are seconds after the start."""
+
+    chain: list[Block] = field(default_factory=lambda: [Block("genesis", 0)])
+    mempool: dict[Tx, int] = field(default_factory=dict)
+    now: int = 0
+
+    @property
+    def tip_height(self) -> int:
+        """The height of the last block."""
+        return FIRST_HEIGHT + len(self.chain) - 1
+
+    def mined(self) -> set[Tx]:
+        """Every transaction of the chain."""
+        return {tx for block in self.chain for tx in block.txs}
+
+    def spent(self) -> set[str]:
+        """The coins that the chain has spent."""
+        return {tx.coin for tx in self.mined() if tx.coin is not None}
+
+    def broadcast(self, tx: Tx) -> None:
+        """It enters the mempool, in place of what spends the same coin there."""
+        self.mempool = {other: since for other, since in self.mempool.items() if other.coin != tx.coin}
+        self.mempool[tx] = self.now
+
+    def reorg(self, depth: int, blocks: Iterable[Block], lost: Iterable[Tx] = ()) -> None:
+        """The last `depth` blocks leave and `blocks` come; depth 0 is a plain new block."""
+        fork = len(self.chain) - depth
+        returned = {tx: self.now for block in self.chain[fork:] for tx in block.txs if tx.coin is not None}
+        self.chain[fork:] = blocks
+        gone, spent = set(lost) | self.mined(), self.spent()
+        candidates = returned | self.mempool
+        self.mempool = {tx: since for tx, since in candidates.items() if tx not in gone and tx.coin not in spent}
+
+
+class Pipeline:
+    """The facts of one invoice, what was judged of it, and what was told and booked."""
+
+    def __init__(self, terms: Terms, *, test: bool) -> None:
+        self.invoice = an_invoice(terms, test=test)
+        self.chain: list[Block] = [Block("genesis", 0)]
+        self.tracked: dict[bytes, Tracked] = {}
+        self.payments: dict[tuple[bytes, int], Payment] = {}
+        self.looked_at: datetime | None = None
+        self.judge_at = judge_at(terms, Step(self.invoice.standing, ()))
+        self.heights: list[int] = []  # at which a judgement or a report is due
+        self.is_pending = False  # facts came that were not judged yet
+        self.events: list[dict[str, Any]] = []
+        self.booked: Counter[str] = Counter()
+        self._numbers = count(1)
+
+    def look(self, node: Node, kind: str, *, tell_net: bool) -> None:
+        """`full`: chain and mempool; `chain`: only to store; `part`: the mempool, by doorbells that may miss some."""
+        now, tip = at(node.now), node.tip_height
+        before = {txid: item.facts for txid, item in self.tracked.items()}
+        arrivals = [] if kind == "part" else self._read_chain(node)
+        if kind != "chain":
+            arrivals += [tx for tx in node.mempool if tx.amounts and id_of(tx.name) not in self.tracked]
+            self._read_mempool(node)
+        self._store(node, arrivals)
+        self.is_pending |= {txid: item.facts for txid, item in self.tracked.items()} != before
+        if kind == "full":
+            self.looked_at = now
+        if kind != "chain" and (self.is_pending or self._is_due(now, tip)):
+            self._judge(Moment(tip, now, self.looked_at), tell_net=tell_net)
+
+    # Facts, as the look at the node and the store make them.
+
+    def _read_chain(self, node: Node) -> list[Tx]:
+        fork = _common(self.chain, node.chain)
+        connected = list(enumerate(node.chain))[fork:]
+        if node.chain != self.chain:
+            self.tracked = disconnect(self.tracked, FIRST_HEIGHT + fork - 1, at(node.now))
+        hits = [
+            BlockHit(id_of(tx.name), tx.inputs, BlockId(FIRST_HEIGHT + index, id_of(block.label)))
+            for index, block in connected
+            for tx in block.txs
+        ]
+        self.tracked = connect(self.tracked, hits)
+        self.chain = list(node.chain)
+        return [tx for _, block in connected for tx in block.txs if tx.amounts and id_of(tx.name) not in self.tracked]
+
+    def _read_mempool(self, node: Node) -> None:
+        present = {id_of(tx.name) for tx in node.mempool}
+        spenders = {outpoint: id_of(tx.name) for tx in node.mempool for outpoint in tx.inputs}
+        facts = classify(self.tracked, present, spenders, at(node.now))
+        self.tracked = {txid: replace(item, facts=facts[txid]) for txid, item in self.tracked.items()}
+
+    def _store(self, node: Node, arrivals: Iterable[Tx]) -> None:
+        for tx in arrivals:
+            facts, seen = _found(node, tx)
+            for vout, amount_sat in enumerate(tx.amounts):
+                payment = Payment(facts, vout, amount_sat, tx.coin is None, at(seen))
+                self.payments[payment.key] = self._inherited(tx, payment)
+            self.tracked[facts.txid] = Tracked(facts, tx.inputs)
+        self.payments = {
+            key: replace(payment, tx=self.tracked[payment.tx.txid].facts) for key, payment in self.payments.items()
+        }
+
+    def _inherited(self, tx: Tx, payment: Payment) -> Payment:
+        """A payment that spends what another one spends has its place in time and in the set."""
+        rivals = {txid for txid, item in self.tracked.items() if not set(item.inputs).isdisjoint(tx.inputs)}
+        for old in [old for old in self.payments.values() if old.tx.txid in rivals]:
+            payment = replace(
+                payment,
+                first_seen_at=min(payment.first_seen_at, old.first_seen_at),
+                judged=payment.judged or old.judged,
+                in_closed_set=payment.in_closed_set or old.in_closed_set,
+            )
+        return payment
+
+    # Judgements.
+
+    def _is_due(self, now: datetime, tip_height: int) -> bool:
+        is_time = self.judge_at is not None and self.judge_at <= now
+        return is_time or any(height <= tip_height for height in self.heights)
+
+    def _judge(self, moment: Moment, *, tell_net: bool) -> None:
+        setting = Setting(moment, "http://pay.test", tell_net, lambda: f"evt_{next(self._numbers)}")
+        before = replace(self.invoice, payments=tuple(self.payments.values()))
+        decision = decide(before, setting)
+        self.events += [json.loads(told.body)["data"] | {"type": told.type} for told in decision.events]
+        self._save(decision)
+
+    def _save(self, decision: Decision) -> None:
+        self.invoice, self.is_pending = decision.invoice, False
+        self.payments = {payment.key: payment for payment in decision.invoice.payments}
+        self.judge_at = decision.judge_at
+        self.heights = [*decision.report_at_height.values()]
+        self.heights += [] if decision.judge_at_height is None else [decision.judge_at_height]
+        self.booked.update(posting({key: sat for key, sat in self.booked.items() if sat}, decision.position))
+
+
+def an_invoice(terms: Terms, *, test: bool = False) -> Invoice:
+    """A BTC invoice with nothing to say for itself."""
+    return Invoice(
+        id="inv_1", project_id="prj_1", test=test, amount=Decimal(terms.amount_due_sat).scaleb(-8), currency="BTC",
+        quote=None, address="bcrt1q", script_pubkey=b"\0\x14" + b"\1" * 20, reference=None, description=None,
+        redirect_url=None, notification_url=None, metadata={}, created_at=START, terms=terms, required_reasons=(),
+    )  # fmt: skip
+
+
+def _common(one: list[Block], other: list[Block]) -> int:
+    """How many blocks two chains share."""
+    return next(
+        (index for index, pair in enumerate(zip(one, other, strict=False)) if pair[0] != pair[1]),
+        min(len(one), len(other)),
+    )
+
+
+def _found(node: Node, tx: Tx) -> tuple[TxFacts, int]:
+    """Where an arrival is, and when it was seen first."""
+    for height, block in enumerate(node.chain, FIRST_HEIGHT):
+        if tx in block.txs:
+            anchor = BlockId(height, id_of(block.label))
+            return TxFacts(id_of(tx.name), TxState.ANCHORED, anchor), min(block.time, node.now)
+    return TxFacts(id_of(tx.name), TxState.MEMPOOL), node.mempool[tx]

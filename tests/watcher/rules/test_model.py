@@ -1,0 +1,315 @@
+"""Whatever happens to the money of an invoice, the rules say what an independent model says.
+
+A node lives through payments, bumps, double-spends, evictions, reorganisations and time; a pipeline looks at it, or
+misses looks; the model recomputes everything from the recorded history. The five properties of docs/rules.md,
+section 7, are checked after every step.
+"""
+
+import itertools
+from collections.abc import Sequence
+from datetime import timedelta
+from decimal import Decimal
+from typing import Any
+
+from hypothesis import Phase, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from tests.watcher.rules.driver import Block, Node, Pipeline, Tx, at
+from tests.watcher.rules.model import Ask, Model, Verdict, is_subsequence
+from watcher.rules.types import FINAL, Payment, Status, Terms, TxState
+
+DUE, EXPIRES_AT, LIMIT = 1000, 900, 72 * 3600
+
+single_amounts = st.sampled_from([1, 300, 400, 500, 600, 700, DUE - 5, DUE - 1, DUE, DUE + 1, DUE + 6])
+outputs = st.one_of(st.tuples(single_amounts), st.tuples(single_amounts, single_amounts), st.just((DUE,)))
+nothing: st.SearchStrategy[tuple[int, ...]] = st.just(())
+# Mostly seconds; sometimes to the very edge of an eviction's limit.
+waits = st.sampled_from([1, 30, 449, EXPIRES_AT - 1, EXPIRES_AT, EXPIRES_AT + 1, LIMIT - 1, LIMIT])
+
+
+class InvoiceMachine(RuleBasedStateMachine):
+    """One invoice on one chain."""
+
+    @initialize(
+        required=st.sampled_from([0, 1, 1, 2, 3, 6]),
+        under=st.sampled_from([0, 0, 5]),
+        over=st.sampled_from([0, 0, 5]),
+        depth=st.sampled_from([0, 1, 2, 2, 3]),
+        test=st.booleans(),
+    )
+    def open_invoice(self, required: int, under: int, over: int, depth: int, *, test: bool) -> None:
+        """Ask for money."""
+        self.model = Model(Ask(DUE, EXPIRES_AT, required, under, over, LIMIT, depth, test))
+        self.judged_history = 0
+        self.node = Node()
+        limit = timedelta(seconds=LIMIT)
+        self.pipeline = Pipeline(Terms(DUE, at(EXPIRES_AT), required, under, over, limit, depth), test=test)
+        self.txs: list[Tx] = []
+        self.labels = 0
+        self.is_awake = True
+        self.final: tuple[Status, str] | None = None
+        self._look("full")
+
+    # What happens in the world.
+
+    @rule(amounts=outputs)
+    def pay(self, amounts: tuple[int, ...]) -> None:
+        """A payment in the mempool."""
+        self._broadcast(self._define(self._new_coin(), amounts))
+
+    @rule(amounts=outputs, skew=st.sampled_from([0, 0, -400, 400]))
+    def pay_in_a_block(self, amounts: tuple[int, ...], skew: int) -> None:
+        """A payment that no mempool of ours has seen."""
+        self._mine([[self._define(self._new_coin(), amounts)]], skew=skew)
+
+    @rule(amounts=outputs)
+    def pay_by_coinbase(self, amounts: tuple[int, ...]) -> None:
+        """A miner's reward."""
+        self._mine([[self._define(None, amounts)]])
+
+    @precondition(lambda self: self.node.mempool)
+    @rule(data=st.data(), amounts=st.one_of(nothing, outputs))
+    def replace(self, data: st.DataObject, amounts: tuple[int, ...]) -> None:
+        """A bump (to the same, more, less) or a cancellation."""
+        old = data.draw(st.sampled_from(list(self.node.mempool)))
+        same = data.draw(st.booleans())
+        self._broadcast(self._define(old.coin, old.amounts if same else amounts))
+
+    @precondition(lambda self: self._spendable())
+    @rule(data=st.data(), amounts=st.one_of(nothing, nothing, outputs))
+    def double_spend_in_a_block(self, data: st.DataObject, amounts: tuple[int, ...]) -> None:
+        """A block takes the coin of a payment that is unconfirmed or gone."""
+        old = data.draw(st.sampled_from(self._spendable()))
+        self._mine([[self._define(old.coin, amounts)]])
+
+    @rule(data=st.data(), count=st.sampled_from([1, 1, 1, 2, 3, 6]))
+    def mine(self, data: st.DataObject, count: int) -> None:
+        """Blocks with some of the mempool in the first of them."""
+        chosen = [tx for tx in self.node.mempool if data.draw(st.booleans())]
+        self._mine([chosen] + [[] for _ in range(count - 1)])
+
+    @precondition(lambda self: any(tx.coin is None for tx in self.node.mined()))
+    @rule(count=st.sampled_from([97, 98, 99, 100]))
+    def mature(self, count: int) -> None:
+        """Enough blocks for a coinbase, or almost."""
+        self._mine([[] for _ in range(count)])
+
+    @precondition(lambda self: self.node.mempool)
+    @rule(data=st.data())
+    def evict(self, data: st.DataObject) -> None:
+        """A transaction only leaves the mempool."""
+        tx = data.draw(st.sampled_from(list(self.node.mempool)))
+        del self.node.mempool[tx]
+        self._did("evict", tx.name)
+
+    @precondition(lambda self: self._spendable())
+    @rule(data=st.data())
+    def send_again(self, data: st.DataObject) -> None:
+        """An evicted or replaced transaction enters the mempool again, in place of what is there."""
+        self._broadcast(data.draw(st.sampled_from(self._spendable())))
+
+    @precondition(lambda self: len(self.node.chain) > 1)
+    @rule(data=st.data(), growth=st.sampled_from([1, 1, 1, 2, 0, -1]))
+    def reorganise(self, data: st.DataObject, growth: int) -> None:
+        """Up to six blocks are replaced; what they held is mined elsewhere, unconfirmed, taken or lost."""
+        depth = data.draw(st.integers(1, min(6, len(self.node.chain) - 1)))
+        has_coinbase = any(tx.coin is None for tx in self.node.mined())
+        length = depth + (max(1, growth) if has_coinbase else growth)
+        blocks: list[list[Tx]] = [[] for _ in range(length)]
+        lost = []
+        for tx in self._disconnected(depth):
+            fates = ["mempool", "lost", *(["mined", "taken"] if blocks else [])]
+            fate = data.draw(st.sampled_from(fates))
+            if fate == "mined":
+                data.draw(st.sampled_from(blocks)).append(tx)
+            elif fate == "taken":
+                amounts = data.draw(st.one_of(nothing, st.just(tx.amounts), outputs))
+                data.draw(st.sampled_from(blocks)).append(self._define(tx.coin, amounts))
+            elif fate == "lost":
+                lost.append(tx)
+        if blocks and data.draw(st.booleans()):
+            blocks[data.draw(st.integers(0, length - 1))].append(self._define(self._new_coin(), (data.draw(single_amounts),)))
+        self._reorg(depth, blocks, lost)
+
+    @rule(seconds=waits)
+    def wait(self, seconds: int) -> None:
+        """Time passes."""
+        self.node.now += seconds
+        self._did("wait", seconds)
+
+    @precondition(lambda self: self.node.now <= EXPIRES_AT)
+    @rule()
+    def wait_for_expiry(self) -> None:
+        """Time passes to the last second in time, then to the first that is too late."""
+        self.wait(max(1, EXPIRES_AT - self.node.now))
+
+    # When the watcher looks.
+
+    @precondition(lambda self: self.is_awake)
+    @rule()
+    def fall_asleep(self) -> None:
+        """From here on looks are missed."""
+        self.is_awake = False
+
+    @precondition(lambda self: not self.is_awake)
+    @rule(tell_net=st.booleans())
+    def wake(self, *, tell_net: bool) -> None:
+        """All that was missed is seen at once."""
+        self.is_awake = True
+        self._look("full", tell_net=tell_net)
+
+    @rule()
+    def read_blocks_only(self) -> None:
+        """The node cannot speak for its mempool yet: blocks are stored, nothing is judged."""
+        self._look("chain")
+
+    @precondition(lambda self: self.pipeline.chain == self.node.chain)
+    @rule()
+    def hear_of_the_mempool(self) -> None:
+        """Doorbells ring for the mempool: judged, but time expires nothing on it."""
+        self._look("part")
+
+    @rule()
+    def look_twice(self) -> None:
+        """A complete look, and once more: the second finds and changes nothing (property 1)."""
+        self._look("full")
+        before = self.pipeline.invoice, dict(self.pipeline.payments), len(self.pipeline.events)
+        self._look("full")
+        assert before == (self.pipeline.invoice, self.pipeline.payments, len(self.pipeline.events))
+
+    # What must be so.
+
+    @invariant()
+    def the_rules_agree_with_the_model(self) -> None:
+        """Property 2: where the money is, what counts, and what that means."""
+        standing, verdict = self.pipeline.invoice.standing, self.verdict
+        assert (standing.status, standing.reason, standing.paid_sat) == (verdict.status, verdict.reason, verdict.paid)
+        assert standing.set_closed == verdict.closed
+        payments = self.pipeline.payments.values()
+        assert {self._name(payment) for payment in payments if payment.counted} == verdict.counted
+        assert {self._name(payment): self._place(payment) for payment in payments} == verdict.places
+
+    @invariant()
+    def events_are_numbered_and_end_in_the_present(self) -> None:
+        """Property 3: 1 to n without gaps, each status event differs from the one before, the last is the present."""
+        events = self.pipeline.events
+        assert [event["sequence"] for event in events] == list(range(1, len(events) + 1))
+        told = ["NEW 0.00000000", *(_words(event) for event in events if event["type"] != "invoice.anomaly")]
+        assert all(one != other for one, other in itertools.pairwise(told))
+        standing = self.pipeline.invoice.standing
+        assert told[-1] == f"{standing.status} {standing.paid_sat * Decimal('1E-8'):.8f}"
+
+    @invariant()
+    def anomalies_are_reported_once(self) -> None:
+        """Section 4: each payment once."""
+        outpoints = [
+            (event["payment"]["txid"], event["payment"]["vout"])
+            for event in self.pipeline.events
+            if event["type"] == "invoice.anomaly"
+        ]
+        assert len(outpoints) == len(set(outpoints))
+
+    @invariant()
+    def the_ledger_balances(self) -> None:
+        """Property 4: zero in sum, and each satoshi in the place that the model says."""
+        booked = {account: amount for account, amount in self.pipeline.booked.items() if amount}
+        assert sum(booked.values()) == 0
+        booked.pop("chain", None)
+        assert booked == self.verdict.ledger
+
+    @invariant()
+    def what_is_final_stays(self) -> None:
+        """Property 5."""
+        standing = self.pipeline.invoice.standing
+        if self.final is not None:
+            assert (standing.status, standing.reason) == self.final
+        elif standing.status in FINAL:
+            self.final = standing.status, standing.reason
+
+    # Helpers.
+
+    @property
+    def verdict(self) -> Verdict:
+        """The model's, from scratch whenever something happened."""
+        if len(self.model.history) != self.judged_history:
+            self.judged_history = len(self.model.history)
+            self.last_verdict = self.model.verdict()
+        return self.last_verdict
+
+    def _name(self, payment: Payment) -> str:
+        return payment.tx.txid.rstrip(b"\0").decode()
+
+    def _place(self, payment: Payment) -> tuple[str, int]:
+        words = {TxState.MEMPOOL: "mempool", TxState.ANCHORED: "block", TxState.EVICTED: "evicted"}
+        tip_height = 99 + len(self.pipeline.chain)
+        confirmations = tip_height - payment.tx.anchor.height + 1 if payment.tx.anchor else 0
+        return words.get(payment.tx.state, "taken"), confirmations
+
+    def _spendable(self) -> list[Tx]:
+        """Transactions that no block holds, and whose coin no block has taken."""
+        spent, mined = self.node.spent(), self.node.mined()
+        return [tx for tx in self.txs if tx.coin is not None and tx.coin not in spent and tx not in mined]
+
+    def _disconnected(self, depth: int) -> list[Tx]:
+        return [tx for block in self.node.chain[-depth:] for tx in block.txs if tx.coin is not None]
+
+    def _new_coin(self) -> str:
+        return f"coin{len(self.txs)}"
+
+    def _define(self, coin: str | None, amounts: tuple[int, ...]) -> Tx:
+        tx = Tx(f"tx{len(self.txs):04}", coin, amounts)
+        self.txs.append(tx)
+        self.model.record("define", tx.name, tx.coin, tx.amounts)
+        return tx
+
+    def _broadcast(self, tx: Tx) -> None:
+        self.node.broadcast(tx)
+        self._did("broadcast", tx.name)
+
+    def _mine(self, txs: Sequence[Sequence[Tx]], skew: int = 0) -> None:
+        self._reorg(0, txs, [], skew)
+
+    def _reorg(self, depth: int, txs: Sequence[Sequence[Tx]], lost: Sequence[Tx], skew: int = 0) -> None:
+        blocks = []
+        for some in txs:
+            self.labels += 1
+            blocks.append(Block(f"block{self.labels:05}", self.node.now + skew, tuple(some)))
+        self.node.reorg(depth, blocks, lost)
+        plain = tuple((block.label, block.time, tuple(tx.name for tx in block.txs)) for block in blocks)
+        self._did("reorg", depth, plain, tuple(tx.name for tx in lost))
+
+    def _did(self, *operation: object) -> None:
+        self.model.record(*operation)
+        if self.is_awake:
+            self._look("full")
+
+    def _look(self, kind: str, *, tell_net: bool = False) -> None:
+        """One look by both; what was sent at it is what the model allows."""
+        common = zip(self.pipeline.chain, self.node.chain, strict=False)
+        is_reorg = kind == "full" and sum(one == other for one, other in common) < len(self.pipeline.chain)
+        before, events = self.pipeline.invoice.standing, self.pipeline.events
+        count = len(events)
+        self.model.record("look", kind)
+        self.pipeline.look(self.node, kind, tell_net=tell_net or is_reorg)
+        verdict = self.verdict
+        told = [_words(event) for event in events[count:] if event["type"] != "invoice.anomaly"]
+        could_be_told = [f"{status} {paid * Decimal('1E-8'):.8f}" for status, paid in verdict.told[-1]]
+        assert is_subsequence(told, could_be_told)
+        if tell_net or is_reorg or len(could_be_told) == 1:
+            assert len(told) == ((verdict.status, verdict.paid) != before.told)
+        new = [event for event in events[count:] if event["type"] == "invoice.anomaly"]
+        assert sorted(
+            (event["anomaly"], bytes.fromhex(event["payment"]["txid"])[::-1].rstrip(b"\0").decode(), event["paidBtc"])
+            for event in new
+        ) == sorted(
+            (kind, name, f"{amount * Decimal('1E-8'):.8f}") for kind, name, amount in verdict.anomalies[-1]
+        )
+
+
+def _words(event: dict[str, Any]) -> str:
+    return f"{event['status']} {event['paidBtc']}"
+
+
+TestInvoice = InvoiceMachine.TestCase
+TestInvoice.settings = settings(max_examples=int(__import__("os").environ.get("N","60")), stateful_step_count=int(__import__("os").environ.get("STEPS","25")), deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink])

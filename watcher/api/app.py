@@ -1,0 +1,43 @@
+"""The API role: everything built in one place, started, and stopped in order."""
+
+import asyncio
+from contextlib import AsyncExitStack
+
+from watcher.api.dispatch import Context
+from watcher.api.doorbell import Doorbell
+from watcher.api.server import application
+from watcher.app import node_client
+from watcher.bitcoind.addresses import NodeAddressSource
+from watcher.runtime import log, migrate
+from watcher.runtime.config import Settings
+from watcher.runtime.db import open_pool
+from watcher.runtime.metrics import listening, serve_metrics
+from watcher.runtime.service import run_role
+
+# What is under way may finish for so long; confirmations that wait for an answer are finished by the watcher.
+STOP_SECONDS = 10.0
+
+
+def main(settings: Settings) -> int:
+    """Run the API until it is told to stop; the exit code."""
+    log.configure(settings.log_level, settings.log_format, "api")
+    return run_role(lambda stop: serve(settings, stop))
+
+
+async def serve(settings: Settings, stop: asyncio.Event) -> None:
+    """Open everything, serve, and close it in reverse order when `stop` is set."""
+    async with AsyncExitStack() as stack:
+        pool = await stack.enter_async_context(
+            open_pool(settings.database_url, settings.database_pool_size, "paywatch-api")
+        )
+        await migrate.check(pool)
+        rpc = await stack.enter_async_context(node_client(settings))
+        await stack.enter_async_context(serve_metrics(settings))
+        doorbell = Doorbell()
+        context = Context(settings, pool, NodeAddressSource(rpc, settings.network), doorbell, stop)
+        tasks = await stack.enter_async_context(asyncio.TaskGroup())
+        tasks.create_task(doorbell.run(settings.database_url, stop))
+        await stack.enter_async_context(
+            listening(application(context), settings.api_host, settings.api_port, "api_port", STOP_SECONDS)
+        )
+        await stop.wait()

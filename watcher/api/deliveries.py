@@ -1,0 +1,48 @@
+"""The calls about deliveries: the log of what was posted, and replays."""
+
+from watcher.api import documents
+from watcher.api.dispatch import Answer, Call
+from watcher.api.errors import conflict, not_found
+from watcher.api.schemas.requests import DeliveryPage, Nothing
+from watcher.runtime.db import Connection, Row
+from watcher.store import deliveries
+
+
+async def show_all(call: Call[Nothing, DeliveryPage]) -> Answer:
+    """Deliveries with their attempts, newest first."""
+    query = call.query
+    wanted = deliveries.Filter(
+        call.scope(query.project_id), query.invoice_id, query.event_id, query.state, query.cursor
+    )
+    async with call.snapshot() as connection:
+        rows = await deliveries.page(connection, wanted, query.limit)
+        attempts = await deliveries.attempts(connection, [row["id"] for row in rows])
+    items = [documents.delivery(row, attempts[row["id"]]) for row in rows]
+    return Answer(200, documents.listing(items, query.limit))
+
+
+async def show(call: Call[Nothing, Nothing]) -> Answer:
+    """One delivery with its attempts."""
+    async with call.snapshot() as connection:
+        row = await _found(call, connection, call.id)
+        attempts = await deliveries.attempts(connection, [call.id])
+    return Answer(200, documents.delivery(row, attempts[call.id]))
+
+
+async def _found(call: Call[Nothing, Nothing], connection: Connection, delivery_id: str) -> Row:
+    row = await deliveries.find(connection, delivery_id)
+    if row is None or not call.sees(row["project_id"]):
+        raise not_found("delivery")
+    return row
+
+
+async def redeliver(call: Call[Nothing, Nothing]) -> Answer:
+    """Send a delivery's event again: a new delivery if it has ended, at once if it waits for its next attempt."""
+    async with call.work() as connection:
+        await _found(call, connection, call.id)
+        queued = await deliveries.replay(connection, [call.id])
+        if not queued:
+            raise conflict("it is being sent at this moment")
+        row = await _found(call, connection, queued[0])
+        attempts = await deliveries.attempts(connection, queued)
+        return await call.answer(connection, Answer(202, documents.delivery(row, attempts[row["id"]])))

@@ -1,0 +1,240 @@
+"""From request to answer: who asks, what for, and that a POST with an Idempotency-Key happens once."""
+
+import asyncio
+import hashlib
+import json
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Generic, TypeVar
+
+import structlog
+from aiohttp import web
+
+from watcher.api.doorbell import Doorbell
+from watcher.api.errors import Problem, bad_request, conflict, not_found, unprocessable
+from watcher.api.parsing import json_object, validated
+from watcher.api.schemas.base import Model
+from watcher.api.schemas.requests import Nothing
+from watcher.runtime.config import Settings
+from watcher.runtime.db import PASSING_ERRORS, Connection, Pool
+from watcher.store import api_keys, idempotency
+from watcher.store.api_keys import Principal
+from watcher.store.descriptors import AddressSource
+
+AUTHORIZATION = re.compile(r"(?:bearer|token) +(pw_(?:operator|project)_[A-Za-z0-9_-]{43})", re.IGNORECASE)
+IDEMPOTENCY_KEY = re.compile(r"[!-~]{1,255}")
+OBJECT_ID = re.compile(r"[a-z]{3}_[0-9A-HJKMNP-TV-Z]{26}")
+
+JSON = "application/json"
+
+log = structlog.get_logger()
+
+Body = TypeVar("Body", bound=Model)
+Query = TypeVar("Query", bound=Model)
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What the handlers of a process share. `stop` is set when it is told to stop: who waits answers at once then."""
+
+    settings: Settings
+    pool: Pool
+    source: AddressSource
+    doorbell: Doorbell
+    stop: asyncio.Event
+
+
+CONTEXT = web.AppKey("context", Context)
+KEY_ID = web.RequestKey("key_id", str)  # who asked, for the log
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A success. `secrets` are the members that are shown once: a replay leaves them out."""
+
+    status: int
+    document: dict[str, Any]
+    secrets: dict[str, str] = field(default_factory=dict)
+
+    def response(self) -> web.Response:
+        """As it goes out."""
+        return web.Response(status=self.status, body=encoded(self.document | self.secrets), content_type=JSON)
+
+
+def encoded(document: object) -> bytes:
+    """JSON in UTF-8."""
+    return json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+@dataclass(slots=True)
+class Claim:
+    """An Idempotency-Key that is ours until the answer is stored."""
+
+    slot: idempotency.Slot
+    claimed_at: datetime
+    is_answered: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Call(Generic[Body, Query]):
+    """One request, checked against the schemas of its route."""
+
+    context: Context
+    principal: Principal
+    id: str  # of the object in the path, if there is one
+    body: Body
+    query: Query
+    now: datetime
+    claim: Claim | None
+
+    @asynccontextmanager
+    async def work(self, *, is_one_statement: bool = False) -> AsyncIterator[Connection]:
+        """The transaction of a POST's work; its answer belongs in it: see `answer`.
+
+        Work of one statement without an answer to store is its own transaction: two round trips less.
+        """
+        async with self.context.pool.acquire() as connection:
+            if is_one_statement and self.claim is None:
+                yield connection
+            else:
+                async with connection.transaction():
+                    yield connection
+
+    @asynccontextmanager
+    async def snapshot(self) -> AsyncIterator[Connection]:
+        """A transaction whose reads all see the same moment."""
+        async with self.context.pool.acquire() as connection, connection.transaction():
+            await connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
+            yield connection
+
+    async def answer(self, connection: Connection, answer: Answer) -> Answer:
+        """Store the answer under the request's Idempotency-Key, if it has one; it commits with the work."""
+        if self.claim is not None:
+            is_ours = await idempotency.store(
+                connection, self.claim.slot, self.claim.claimed_at, answer.status, encoded(answer.document)
+            )
+            if not is_ours:
+                raise conflict("another request with this Idempotency-Key has taken over")
+            self.claim.is_answered = True
+        return answer
+
+    def sees(self, project_id: str) -> bool:
+        """Whether the asker may see this project's objects."""
+        return self.principal.project is None or self.principal.project.id == project_id
+
+    def scope(self, asked: str | None) -> str | None:
+        """The project that a list is restricted to; None: an operator asks for all."""
+        if asked is not None and not self.sees(asked):
+            raise not_found("project")
+        return self.principal.project.id if self.principal.project else asked
+
+    def project_id(self, asked: str | None) -> str:
+        """The project that a call is about: the key's own, or the one that an operator names."""
+        project_id = self.scope(asked)
+        if project_id is None:
+            raise unprocessable([("projectId", "is needed with an operator's key")])
+        return project_id
+
+
+Handler = Callable[[Call[Any, Any]], Awaitable[Answer]]
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """A call of the API. `also` are the problems beside the usual ones, for the document."""
+
+    method: str
+    path: str
+    handler: Handler
+    summary: str
+    answer: Any  # a model, or Listing[model]
+    body: type[Model] = Nothing
+    query: type[Model] = Nothing
+    status: int = 200
+    operator_only: bool = False
+    also: tuple[int, ...] = ()
+
+
+async def dispatch(route: Route, request: web.Request) -> web.Response:
+    """Answer a request for a route. Raises `Problem` and whatever `errors.problem_of` knows."""
+    context = request.app[CONTEXT]
+    principal = await _principal(context.pool, request)
+    if route.operator_only and principal.project is not None:
+        raise Problem(403, "only an operator's key may do this")
+    object_id = request.match_info.get("id", "")
+    if object_id and not OBJECT_ID.fullmatch(object_id):
+        raise not_found("object")
+    query = validated(route.query, _query(request))
+    values = json_object(await request.read()) if route.method in ("POST", "PATCH") else {}
+    body = validated(route.body, values)
+    claimed = await _claimed(context.pool, principal, request, values)
+    if isinstance(claimed, web.Response):
+        return claimed
+    call = Call(context, principal, object_id, body, query, datetime.now(UTC), claimed)
+    if claimed is None:
+        return (await route.handler(call)).response()
+    async with _released_unless_answered(context.pool, claimed):
+        return (await route.handler(call)).response()
+
+
+async def _principal(pool: Pool, request: web.Request) -> Principal:
+    match = AUTHORIZATION.fullmatch(request.headers.get("Authorization", ""))
+    principal = await api_keys.principal_of(pool, match[1]) if match else None
+    if principal is None:
+        raise Problem(401, "send Authorization: Bearer <key>, with a key that is valid", {"WWW-Authenticate": "Bearer"})
+    request[KEY_ID] = principal.key_id
+    return principal
+
+
+def _query(request: web.Request) -> dict[str, str]:
+    values = dict(request.query)
+    if len(values) != len(request.query):
+        raise unprocessable([("", "a query parameter is given twice")])
+    if any("\ud800" <= mark <= "\udfff" for part in values.items() for text in part for mark in text):
+        raise bad_request("the query is not UTF-8")
+    return values
+
+
+async def _claimed(
+    pool: Pool, principal: Principal, request: web.Request, values: dict[str, Any]
+) -> Claim | web.Response | None:
+    """The claim on the request's Idempotency-Key, the stored answer of an earlier one, or None without a key."""
+    key = request.headers.get("Idempotency-Key")
+    if key is None or request.method != "POST":
+        return None
+    if not IDEMPOTENCY_KEY.fullmatch(key):
+        raise unprocessable([("Idempotency-Key", "write 1 to 255 printable ASCII characters without spaces")])
+    slot = idempotency.Slot(principal.key_id, request.path, key)
+    request_hash = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).digest()
+    found = await idempotency.claim(pool, slot, request_hash)
+    if isinstance(found, datetime):
+        return Claim(slot, found)
+    if found.request_hash != request_hash:
+        raise unprocessable([("Idempotency-Key", "was used with another body")])
+    if found.status is None:
+        raise conflict("a request with this Idempotency-Key is still running")
+    headers = {"Idempotency-Replayed": "true"}
+    return web.Response(status=found.status, body=found.body, content_type=JSON, headers=headers)
+
+
+@asynccontextmanager
+async def _released_unless_answered(pool: Pool, claim: Claim) -> AsyncIterator[None]:
+    """Give the claim back when the work ends without a stored answer, so that the key may be used again at once."""
+    try:
+        yield
+    except BaseException:
+        claim.is_answered = False  # the transaction that stored it may have been rolled back
+        raise
+    finally:
+        if not claim.is_answered:
+            await _release(pool, claim)
+
+
+async def _release(pool: Pool, claim: Claim) -> None:
+    try:
+        await idempotency.release(pool, claim.slot, claim.claimed_at)
+    except PASSING_ERRORS as error:  # then it goes stale, and may be taken over in a minute
+        log.warning("idempotency.not_released", error=str(error) or type(error).__name__)

@@ -1,0 +1,94 @@
+"""Rows as the JSON that calls answer; `schemas.answers` describes it. Invoices are made by `rules.payloads`."""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from watcher.rules.ledger import CONFIRMED, HELD, PENDING, TEST
+from watcher.rules.money import btc_text, fiat_text
+from watcher.rules.payloads import time_text
+from watcher.rules.policy import Policy
+from watcher.runtime.db import Row
+from watcher.store.projects import Project
+
+
+def listing(items: Sequence[dict[str, Any]], limit: int, cursor: str = "id") -> dict[str, Any]:
+    """A page; a full one is followed by another, at the cursor in its last item."""
+    return {"items": items, "nextCursor": items[-1][cursor] if len(items) == limit else None}
+
+
+def project(project: Project, *, to_operator: bool) -> dict[str, Any]:
+    """A project; its descriptor is for operators, since projects may share one."""
+    return {
+        "id": project.id,
+        "name": project.name,
+        "mode": project.mode,
+        "currency": project.currency,
+        "notificationUrl": project.notification_url,
+        "notificationUrlStatus": project.endpoint_status,
+        "descriptor": project.descriptor if to_operator else None,
+        "confirmationPolicy": _policy(project.policy, project.currency),
+        "createdAt": time_text(project.created_at),
+    }
+
+
+def _policy(policy: Policy, currency: str) -> dict[str, Any]:
+    return {
+        "tiers": [
+            {"upTo": fiat_text(tier.up_to, currency), "confirmations": tier.confirmations} for tier in policy.tiers
+        ],
+        "above": policy.confirmations_above,
+    }
+
+
+def balance(accounts: Mapping[str, int]) -> dict[str, Any]:
+    """The accounts that merchants see, in BTC."""
+    return {account: btc_text(accounts.get(account, 0)) for account in (CONFIRMED, PENDING, HELD, TEST)}
+
+
+def event(row: Row) -> dict[str, Any]:
+    """An event as it was posted, with its id and its place in the feed."""
+    return {"id": row["id"], "cursor": str(row["feed_position"]), **json.loads(row["body"])}
+
+
+def timeline_line(row: Row) -> dict[str, Any]:
+    """A line of a timeline."""
+    return {"id": str(row["id"]), "at": time_text(row["happened_at"]), "kind": row["kind"], "detail": row["detail"]}
+
+
+def delivery(row: Row, attempts: Sequence[Row]) -> dict[str, Any]:
+    """A delivery with its attempts."""
+    is_pending = row["state"] == "pending"
+    return {
+        "id": row["id"],
+        "eventId": row["event_id"],
+        "eventType": row["type"],
+        "projectId": row["project_id"],
+        "invoiceId": row["invoice_id"],
+        "sequence": row["sequence"],
+        "url": row["url"],
+        "state": row["state"],
+        "held": is_pending and row["endpoint_status"] == "disabled",
+        "attemptCount": row["attempts"],
+        "attempts": [_attempt(attempt) for attempt in attempts],
+        "nextAttemptAt": time_text(row["next_attempt_at"]) if is_pending else None,
+        "createdAt": time_text(row["created_at"]),
+        "deliveredAt": time_text(row["delivered_at"]) if row["delivered_at"] else None,
+        "deadReason": row["dead_reason"],
+        "replayOf": row["replay_of"],
+    }
+
+
+def _attempt(row: Row) -> dict[str, Any]:
+    head = row["response_head"]
+    return {
+        "id": str(row["id"]),
+        "number": row["number"],
+        "startedAt": time_text(row["started_at"]),
+        "durationMs": row["duration_ms"],
+        "outcome": row["outcome"],
+        "status": row["http_status"],
+        "error": row["error"],
+        "body": head.decode(errors="replace") if head is not None else None,
+        "late": row["late"],
+    }

@@ -1,0 +1,205 @@
+"""The calls about invoices."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import timedelta
+from decimal import Decimal
+from typing import Any
+
+from watcher import confirmation
+from watcher.api import documents
+from watcher.api.dispatch import Answer, Call
+from watcher.api.errors import about, conflict, not_found, unavailable, unprocessable
+from watcher.api.projects import check_decimals
+from watcher.api.schemas.requests import InvoicePage, LinePage, NewInvoice, Nothing
+from watcher.prices.sources import current_quote
+from watcher.rules.money import BTC, MAX_SAT, SAT_PER_BTC, due_sat, value_at
+from watcher.rules.payloads import invoice_document
+from watcher.rules.policy import Requirement, requirement
+from watcher.rules.record import Invoice
+from watcher.rules.types import Terms
+from watcher.runtime.db import Connection
+from watcher.runtime.ids import new_id
+from watcher.runtime.targets import check_url
+from watcher.store import descriptors, events, invoices, projects, records
+from watcher.store.projects import Project
+
+METADATA_BYTES_MAX = 4096
+
+
+async def create(call: Call[NewInvoice, Nothing]) -> Answer:
+    """Make an invoice: one transaction, and no question to the node as long as derived addresses are left."""
+    project = await _project(call)
+    new = _new(call, project)
+    try:
+        return await _write(call, project, new)
+    except invoices.NoAddressLeft:
+        await descriptors.top_up(call.context.pool, call.context.source, descriptors.FIRST_BATCH)
+        return await _write(call, project, new)
+
+
+async def _project(call: Call[NewInvoice, Nothing]) -> Project:
+    project_id = call.project_id(call.body.project_id)
+    project = call.principal.project or await projects.find(call.context.pool, project_id)
+    if project is None:
+        raise not_found("project")
+    return project
+
+
+def _new(call: Call[NewInvoice, Nothing], project: Project) -> invoices.NewInvoice:
+    """The invoice but for its address. Raises `Problem` for what the schema cannot say, 503 without a rate."""
+    body, settings = call.body, call.context.settings
+    amount = Decimal(body.amount)
+    check_decimals("amount", amount, body.currency)
+    quote = current_quote(settings, body.currency, call.now)
+    if quote is None and body.currency != BTC:
+        raise unavailable(f"there is no rate for {body.currency} at the moment; BTC invoices can be made")
+    amount_due_sat = due_sat(amount, body.currency, quote.rate if quote else None)
+    if amount_due_sat > MAX_SAT:
+        raise unprocessable([("amount", "is more than the 21 million bitcoin that there will be")])
+    _check_metadata(body.metadata or {})
+    if body.notification_url is not None:
+        with about("notificationUrl"):
+            check_url(body.notification_url, settings.allow_http_targets, settings.allow_targets)
+    created_at = call.now.replace(microsecond=0)
+    return invoices.NewInvoice(
+        id=new_id("inv"),
+        project_id=project.id,
+        descriptor_id=project.descriptor_id,
+        test=project.mode == "test",
+        amount=amount,
+        currency=body.currency,
+        amount_due_sat=amount_due_sat,
+        quote=quote,
+        reference=body.reference,
+        description=body.description,
+        redirect_url=body.redirect_url,
+        metadata=body.metadata or {},
+        endpoint_id=None,
+        created_at=created_at,
+        expires_at=created_at + timedelta(seconds=body.expires_in),
+        required=_required(call, project, amount, amount_due_sat),
+    )
+
+
+def _required(
+    call: Call[NewInvoice, Nothing], project: Project, amount: Decimal, amount_due_sat: int
+) -> Requirement:
+    """The confirmations that it needs, its amount compared in the project's currency."""
+    if project.currency == BTC:
+        amount = Decimal(amount_due_sat) / SAT_PER_BTC
+    elif project.currency != call.body.currency:
+        quote = current_quote(call.context.settings, project.currency, call.now)
+        if quote is None:
+            return requirement(project.policy, project.currency, None, call.body.confirmations)
+        amount = value_at(amount_due_sat, project.currency, quote.rate)
+    return requirement(project.policy, project.currency, amount, call.body.confirmations)
+
+
+def _check_metadata(metadata: dict[str, Any]) -> None:
+    if len(json.dumps(_plain(metadata), ensure_ascii=False).encode()) > METADATA_BYTES_MAX:
+        raise unprocessable([("metadata", f"is larger than {METADATA_BYTES_MAX} bytes")])
+
+
+def _plain(value: Any) -> Any:
+    """With numbers written out, as the database gives them back: 1e300 is short only here."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    return format(Decimal(repr(value)), "f") if isinstance(value, float) else value
+
+
+async def _write(call: Call[NewInvoice, Nothing], project: Project, new: invoices.NewInvoice) -> Answer:
+    url = call.body.notification_url
+    async with call.work(is_one_statement=url is None) as connection:
+        if url is not None:
+            new = replace(new, endpoint_id=await projects.named_endpoint(connection, project.id, url))
+        created = await invoices.create(connection, new)
+        if created.addresses_left < descriptors.LOW:
+            await invoices.wake_watcher(connection)
+        invoice = _record(new, created, url)
+        return await call.answer(connection, Answer(201, invoice_document(invoice, 0, call.context.settings.base_url)))
+
+
+def _record(new: invoices.NewInvoice, created: invoices.Created, url: str | None) -> Invoice:
+    """The invoice as reading it back would give it."""
+    quote = replace(new.quote, quoted_at=created.quoted_at) if new.quote and created.quoted_at else None
+    return Invoice(
+        new.id, new.project_id, new.test, new.amount, new.currency, quote, created.address, created.script_pubkey,
+        new.reference, new.description, new.redirect_url, url, new.metadata, new.created_at,
+        Terms(new.amount_due_sat, new.expires_at, new.required.confirmations), new.required.reasons,
+    )  # fmt: skip
+
+
+async def show_all(call: Call[Nothing, InvoicePage]) -> Answer:
+    """Invoices, newest first."""
+    query = call.query
+    wanted = invoices.Filter(call.scope(query.project_id), query.status, query.reference, query.cursor)
+    async with call.snapshot() as connection:
+        ids = await invoices.page(connection, wanted, query.limit)
+        items = await _documents(call, connection, ids)
+    return Answer(200, documents.listing(items, query.limit))
+
+
+async def show(call: Call[Nothing, Nothing]) -> Answer:
+    """One invoice with its payments."""
+    return Answer(200, await _document(call))
+
+
+async def _document(call: Call[Nothing, Nothing]) -> dict[str, Any]:
+    async with call.snapshot() as connection:
+        found = await _documents(call, connection, [call.id])
+    if not found or not call.sees(found[0]["projectId"]):
+        raise not_found("invoice")
+    return found[0]
+
+
+async def _documents(call: Call[Any, Any], connection: Connection, ids: Sequence[str]) -> list[dict[str, Any]]:
+    """The invoices in the order of the ids; those that are not there are left out."""
+    tip_height = await invoices.tip_height(connection)
+    found = await records.load(connection, ids)
+    base_url = call.context.settings.base_url
+    return [invoice_document(found[id_], tip_height, base_url) for id_ in ids if id_ in found]
+
+
+async def show_events(call: Call[Nothing, LinePage]) -> Answer:
+    """What was sent about an invoice, in order."""
+    await _check_visible(call)
+    rows = await events.of_invoice(call.context.pool, call.id, int(call.query.cursor), call.query.limit)
+    items = [documents.event(row) for row in rows]
+    cursor = str(rows[-1]["sequence"]) if len(rows) == call.query.limit else None
+    return Answer(200, {"items": items, "nextCursor": cursor})
+
+
+async def show_timeline(call: Call[Nothing, LinePage]) -> Answer:
+    """Everything that happened to an invoice and why, in order."""
+    await _check_visible(call)
+    rows = await events.timeline(call.context.pool, call.id, int(call.query.cursor), call.query.limit)
+    return Answer(200, documents.listing([documents.timeline_line(row) for row in rows], call.query.limit))
+
+
+async def _check_visible(call: Call[Any, Any]) -> None:
+    project_id = await invoices.project_of(call.context.pool, call.id)
+    if project_id is None or not call.sees(project_id):
+        raise not_found("invoice")
+
+
+async def confirm_without_payment(call: Call[Nothing, Nothing]) -> Answer:
+    """Send the success event of a test invoice now, and tell what the endpoint answered.
+
+    Only a delivered one is stored under the Idempotency-Key: the button works again after a failure.
+    """
+    await _check_visible(call)
+    context = call.context
+    try:
+        told = await confirmation.request(context.pool, context.doorbell, call.id, context.settings.base_url)
+    except confirmation.NotAllowed as error:
+        raise conflict(error.message) from None
+    response = {name: told.response[name] for name in ("status", "durationMs", "body", "error")}
+    answer = Answer(200, {"delivered": told.delivered, "response": response, "invoice": await _document(call)})
+    if not told.delivered:
+        return answer
+    async with call.work() as connection:
+        return await call.answer(connection, answer)

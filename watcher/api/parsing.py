@@ -1,0 +1,89 @@
+"""From bytes to models: JSON read strictly, and what is wrong with it in sentences."""
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
+
+from watcher.api.errors import Problem, bad_request, unprocessable
+from watcher.api.schemas.base import AMOUNT, NO_NUL, URL, Model
+
+DEPTH_MAX = 30  # of nested arrays and objects
+
+M = TypeVar("M", bound=Model)
+
+
+def json_object(raw: bytes) -> dict[str, Any]:
+    """The JSON object in a body, empty for an empty body.
+
+    Raises `Problem` 400 for what is no JSON object, 422 for text or numbers that cannot be stored.
+    """
+    if not raw.strip():
+        return {}
+    try:
+        value = json.loads(raw.decode(), parse_constant=_no_constant)
+    except UnicodeDecodeError:
+        raise bad_request("the body is not UTF-8") from None
+    except json.JSONDecodeError as error:
+        raise bad_request(f"the body is not JSON: {error.msg} at character {error.pos}") from None
+    except (ValueError, RecursionError):
+        raise bad_request("the body is not JSON that can be read: a number or its nesting is too large") from None
+    if not isinstance(value, dict):
+        raise bad_request("the body must be a JSON object")
+    complaints = list(_unstorable(value, ""))
+    if complaints:
+        raise unprocessable(complaints)
+    return value
+
+
+def _no_constant(name: str) -> None:
+    raise json.JSONDecodeError(f"{name} is not JSON", name, 0)
+
+
+def _unstorable(value: object, path: str, depth: int = 0) -> Iterator[tuple[str, str]]:
+    """What PostgreSQL's jsonb and text do not take, by path."""
+    if isinstance(value, str):
+        if "\0" in value or any("\ud800" <= mark <= "\udfff" for mark in value):
+            yield path, "holds a NUL character or half a surrogate pair"
+    elif isinstance(value, float):
+        if value in (float("inf"), float("-inf")):
+            yield path, "is too large a number"
+    elif isinstance(value, dict | list):
+        if depth == DEPTH_MAX:
+            yield path, f"is nested deeper than {DEPTH_MAX} levels"
+            return
+        items = value.items() if isinstance(value, dict) else enumerate(value)
+        for key, item in items:
+            yield from _unstorable(key, path, depth)
+            yield from _unstorable(item, f"{path}.{key}".lstrip("."), depth + 1)
+
+
+def validated(model: type[M], values: Mapping[str, Any]) -> M:
+    """The model. Raises `Problem` 422 with every complaint."""
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        raise _problem(error) from None
+
+
+_SENTENCES = {
+    AMOUNT: 'write a number above zero as a string, such as "12.50"',
+    URL: "write an http or https URL in ASCII, such as https://shop.example/paid",
+    NO_NUL: "holds a NUL character",
+}
+
+
+def _problem(error: ValidationError) -> Problem:
+    details = error.errors(include_url=False, include_input=False)
+    return unprocessable([(".".join(map(str, detail["loc"])), _sentence(detail)) for detail in details])
+
+
+def _sentence(detail: Any) -> str:
+    pattern = detail.get("ctx", {}).get("pattern")
+    if detail["type"] == "extra_forbidden":
+        return "is not a field that this call takes"
+    if detail["type"] == "missing":
+        return "is missing"
+    message: str = detail["msg"]
+    return _SENTENCES.get(pattern, message[0].lower() + message[1:])

@@ -1,0 +1,115 @@
+"""The calls about projects."""
+
+from decimal import Decimal
+
+from watcher.api import documents
+from watcher.api.dispatch import Answer, Call
+from watcher.api.errors import Problem, about, not_found, unprocessable
+from watcher.api.schemas.requests import ConfirmationPolicy, NewProject, Nothing, ProjectChange, ProjectPage
+from watcher.rules.money import MINOR_DIGITS
+from watcher.rules.policy import Policy, Tier
+from watcher.runtime.ids import new_id
+from watcher.runtime.targets import check_url
+from watcher.store import api_keys, descriptors, projects
+from watcher.store.descriptors import Derived
+from watcher.store.projects import Project
+
+
+async def create(call: Call[NewProject, Nothing]) -> Answer:
+    """Make a project with its key, its signing secret, and a descriptor that has its first addresses.
+
+    The node is asked only about a descriptor that is new to us, and before the transaction begins.
+    """
+    _check_notification_url(call, call.body.notification_url)
+    policy = policy_of(call.body.confirmation_policy, call.body.currency)
+    text, derived = await _descriptor(call)
+    async with call.work() as connection:
+        descriptor_id = await descriptors.add(connection, text, derived)
+        project = Project(
+            new_id("prj"), call.body.name, "test", call.body.currency, descriptor_id, text, policy,
+            call.body.notification_url, "active", call.now.replace(microsecond=0),
+        )  # fmt: skip
+        await projects.insert(connection, project)
+        secret = await projects.create_secret(connection, project.id)
+        _, key = await api_keys.create(connection, project.id, call.now)
+        document = documents.project(project, to_operator=True)
+        return await call.answer(connection, Answer(201, document, {"apiKey": key, "webhookSecret": secret}))
+
+
+async def _descriptor(call: Call[NewProject, Nothing]) -> tuple[str, Derived]:
+    """The descriptor's text, and its first addresses if it is not known yet."""
+    asked = call.body.descriptor or call.context.settings.default_descriptor
+    if not asked:
+        raise unprocessable([("descriptor", "is missing, and this server has no default one")])
+    if await descriptors.is_known(call.context.pool, asked):
+        return asked, ()
+    with about("descriptor"):
+        text = await call.context.source.describe(asked)
+        return text, await call.context.source.derive(text, 0, descriptors.FIRST_BATCH)
+
+
+def policy_of(asked: ConfirmationPolicy | None, currency: str) -> Policy:
+    """The policy that a merchant describes; the default one if they do not. Raises `Problem` 422."""
+    if asked is None:
+        return Policy()
+    tiers = tuple(Tier(Decimal(tier.up_to), tier.confirmations) for tier in asked.tiers)
+    for number, tier in enumerate(tiers):
+        check_decimals(f"confirmationPolicy.tiers.{number}.upTo", tier.up_to, currency)
+    return Policy(tiers, asked.above, is_default=False)
+
+
+def check_decimals(field: str, amount: Decimal, currency: str) -> None:
+    """Raise `Problem` 422 for an amount finer than the currency's smallest unit."""
+    digits = MINOR_DIGITS[currency]
+    if amount != round(amount, digits):
+        raise unprocessable([(field, f"{currency} amounts have at most {digits} decimals")])
+
+
+def _check_notification_url(call: Call[NewProject, Nothing] | Call[ProjectChange, Nothing], url: str) -> None:
+    settings = call.context.settings
+    with about("notificationUrl"):
+        check_url(url, settings.allow_http_targets, settings.allow_targets)
+
+
+async def show_all(call: Call[Nothing, ProjectPage]) -> Answer:
+    """All projects for an operator; a project's key sees its own."""
+    query, own = call.query, call.principal.project
+    found = await projects.page(call.context.pool, own.id if own else None, query.cursor, query.limit)
+    items = [documents.project(project, to_operator=own is None) for project in found]
+    return Answer(200, documents.listing(items, query.limit))
+
+
+async def show(call: Call[Nothing, Nothing]) -> Answer:
+    """One project."""
+    return Answer(200, documents.project(await _found(call), to_operator=call.principal.project is None))
+
+
+async def _found(call: Call[Nothing, Nothing] | Call[ProjectChange, Nothing]) -> Project:
+    project = await projects.find(call.context.pool, call.id) if call.sees(call.id) else None
+    if project is None:
+        raise not_found("project")
+    return project
+
+
+async def change(call: Call[ProjectChange, Nothing]) -> Answer:
+    """Change what is given. Only an operator may switch between test and live."""
+    project = await _found(call)
+    body, url = call.body, call.body.notification_url
+    if body.mode is not None and call.principal.project is not None:
+        raise Problem(403, "only an operator's key may change the mode")
+    policy = policy_of(body.confirmation_policy, project.currency) if body.confirmation_policy else None
+    if url is not None:
+        _check_notification_url(call, url)
+    async with call.work() as connection:
+        await projects.update(connection, project.id, name=body.name, mode=body.mode, policy=policy)
+        if url is not None:
+            await projects.set_notification_url(connection, project.id, url)
+        changed = await projects.find(connection, project.id)
+        assert changed is not None  # projects are never deleted
+    return Answer(200, documents.project(changed, to_operator=call.principal.project is None))
+
+
+async def balance(call: Call[Nothing, Nothing]) -> Answer:
+    """The project's money by ledger account."""
+    project = await _found(call)
+    return Answer(200, documents.balance(await projects.balance(call.context.pool, project.id)))

@@ -1,0 +1,63 @@
+"""The table of all calls below `/api/v1`: the server, the OpenAPI document and `/docs` are made from it."""
+
+from watcher.api import deliveries, events, invoices, projects
+from watcher.api.dispatch import Route
+from watcher.api.schemas import answers, requests
+from watcher.api.schemas.answers import Listing
+
+BASE = "/api/v1"
+
+ROUTES = (
+    Route(
+        "POST", "/projects", projects.create, "Make a project", answers.CreatedProject,
+        body=requests.NewProject, status=201, operator_only=True, also=(503,),
+    ),
+    Route(
+        "GET", "/projects", projects.show_all, "List projects", Listing[answers.Project],
+        query=requests.ProjectPage,
+    ),
+    Route("GET", "/projects/{id}", projects.show, "Show a project", answers.Project),
+    Route(
+        "PATCH", "/projects/{id}", projects.change, "Change a project, or switch its mode", answers.Project,
+        body=requests.ProjectChange, also=(403,),
+    ),
+    Route("GET", "/projects/{id}/balance", projects.balance, "Show a project's balance", answers.Balance),
+    Route(
+        "POST", "/invoices", invoices.create, "Make an invoice", answers.Invoice,
+        body=requests.NewInvoice, status=201, also=(404, 503),
+    ),
+    Route(
+        "GET", "/invoices", invoices.show_all, "List invoices", Listing[answers.Invoice],
+        query=requests.InvoicePage, also=(404,),
+    ),
+    Route("GET", "/invoices/{id}", invoices.show, "Show an invoice", answers.Invoice),
+    Route(
+        "GET", "/invoices/{id}/events", invoices.show_events, "List what was sent about an invoice",
+        Listing[answers.Event], query=requests.LinePage,
+    ),
+    Route(
+        "GET", "/invoices/{id}/timeline", invoices.show_timeline, "List what happened to an invoice, and why",
+        Listing[answers.TimelineLine], query=requests.LinePage,
+    ),
+    Route(
+        "POST", "/invoices/{id}/confirm-without-payment", invoices.confirm_without_payment,
+        "Confirm a test invoice without payment", answers.Confirmation, also=(409,),
+    ),
+    Route(
+        "GET", "/events", events.feed, "Pull a project's events", answers.EventFeed,
+        query=requests.Feed, also=(404,),
+    ),
+    Route(
+        "POST", "/events/redeliver", events.redeliver, "Send events again", answers.Queued,
+        body=requests.EventReplay, status=202, also=(404,),
+    ),
+    Route(
+        "GET", "/deliveries", deliveries.show_all, "List deliveries", Listing[answers.Delivery],
+        query=requests.DeliveryPage, also=(404,),
+    ),
+    Route("GET", "/deliveries/{id}", deliveries.show, "Show a delivery with its attempts", answers.Delivery),
+    Route(
+        "POST", "/deliveries/{id}/redeliver", deliveries.redeliver, "Send a delivery's event again",
+        answers.Delivery, status=202, also=(409,),
+    ),
+)  # fmt: skip

@@ -1,0 +1,293 @@
+"""What calls answer, and what webhooks carry. Documents are made by `documents` and `rules.payloads`."""
+
+from typing import Any, Generic, Literal, TypeVar
+
+from pydantic import Field
+
+from watcher.api.schemas.base import (
+    Btc,
+    Confirmations,
+    Currency,
+    DeliveryId,
+    EventId,
+    Fiat,
+    InvoiceId,
+    Model,
+    Number,
+    ProjectId,
+    Switch,
+    Text,
+    Time,
+    TxHash,
+)
+from watcher.rules.types import Reason, Status
+
+Item = TypeVar("Item")
+
+
+class Listing(Model, Generic[Item]):
+    """A page of a list."""
+
+    items: list[Item]
+    next_cursor: Text | None = Field(description="To be given for the next page; null at the end.")
+
+    @classmethod
+    def model_parametrized_name(cls, params: tuple[Any, ...]) -> str:
+        """`ProjectList` rather than `Listing[Project]`."""
+        return f"{params[0].__name__}List"
+
+
+class ShownTier(Model):
+    """A tier of a policy."""
+
+    up_to: Fiat
+    confirmations: Confirmations
+
+
+class ShownPolicy(Model):
+    """How many confirmations an amount in the project's currency needs."""
+
+    tiers: list[ShownTier]
+    above: Confirmations
+
+
+class Project(Model):
+    """A project."""
+
+    id: ProjectId
+    name: Text
+    mode: Literal["test", "live"]
+    currency: Currency
+    notification_url: Text
+    notification_url_status: Literal["active", "disabled"] = Field(
+        description="disabled: it answered 410; its events wait until a URL is set again."
+    )
+    descriptor: Text | None = Field(description="Shown to operators only: it tells all addresses that share it.")
+    confirmation_policy: ShownPolicy
+    created_at: Time
+
+
+class CreatedProject(Project):
+    """A new project. The two secrets are shown this once; a replay by Idempotency-Key leaves them out."""
+
+    api_key: Text = Field(default_factory=str, json_schema_extra={"examples": ["pw_project_…"]})
+    webhook_secret: Text = Field(default_factory=str, json_schema_extra={"examples": ["whsec_…"]})
+
+
+class Balance(Model):
+    """The project's money, all of it from the ledger, in BTC."""
+
+    confirmed: Btc = Field(description="Of CONFIRMED invoices.")
+    pending: Btc = Field(description="Of invoices that are not decided yet.")
+    held: Btc = Field(description="Of open exceptions: overpaid, underpaid, paid late.")
+    test: Btc = Field(description="Received by test invoices.")
+
+
+class Payment(Model):
+    """One output of a transaction that pays the invoice."""
+
+    txid: TxHash
+    vout: Number
+    btc: Btc
+    state: Literal["mempool", "confirmed", "replaced", "conflicted", "evicted"]
+    counted: Switch = Field(description="Whether it is part of paidBtc.")
+    confirmations: Number
+    block_height: Number | None
+    block_hash: TxHash | None
+    first_seen_at: Time
+    gone_by: TxHash | None = Field(description="The transaction that took its money.")
+    anomaly: Text | None
+
+
+class Invoice(Model):
+    """An invoice, whole."""
+
+    id: InvoiceId
+    project_id: ProjectId
+    reference: Text | None
+    description: Text | None
+    status: Status
+    reason: Reason
+    labels: list[Text]
+    test: Switch
+    amount: Fiat
+    currency: Currency
+    btc: Btc = Field(description="What is due, at the locked rate.")
+    paid_amount: Fiat
+    paid_btc: Btc
+    remaining_btc: Btc
+    rate: Text | None = Field(description="Units of the currency for one bitcoin; null for BTC.")
+    rate_source: Text | None
+    rate_at: Time | None
+    address: Text
+    bip21: Text
+    payment_url: Text
+    redirect_url: Text | None
+    notification_url: Text | None = Field(description="null: the project's.")
+    metadata: dict[str, Any]
+    created_at: Time
+    expires_at: Time
+    confirmed_at: Time | None
+    confirmations: Number = Field(description="The fewest of the payments that count.")
+    required_confirmations: Number
+    required_confirmations_reasons: list[Text]
+    payments: list[Payment] = Field(description="The newest 100.")
+    payment_count: Number
+
+
+class EventData(Invoice):
+    """The invoice as of an event, with what the event adds."""
+
+    event_id: EventId
+    sequence: Number = Field(description="1, 2, 3 … per invoice.")
+    previous_status: Status
+    invoice_id: InvoiceId
+
+
+class AnomalyData(EventData):
+    """Of `invoice.anomaly`: paidBtc, paidAmount and rate are those of the payment; the status is unchanged."""
+
+    reason: Text  # type: ignore[assignment]
+    paid_amount: Fiat | None  # type: ignore[assignment]
+    anomaly: Literal["paid_late", "paid_after_final"]
+    payment: Payment
+
+
+EventType = Literal[
+    "invoice.new", "invoice.underpaid", "invoice.unconfirmed", "invoice.confirmed", "invoice.invalid",
+    "invoice.expired", "invoice.anomaly",
+]  # fmt: skip
+
+
+class Webhook(Model):
+    """The body that is posted for an event, the same bytes at every attempt."""
+
+    type: EventType
+    timestamp: Time
+    data: EventData
+
+
+class AnomalyWebhook(Model):
+    """The body that is posted for an anomaly."""
+
+    type: Literal["invoice.anomaly"]
+    timestamp: Time
+    data: AnomalyData
+
+
+class Event(Model):
+    """An event as it was posted, with its place in the feed."""
+
+    id: EventId
+    cursor: Text
+    type: EventType
+    timestamp: Time
+    data: EventData | AnomalyData
+
+
+class EventFeed(Model):
+    """The next events of a project."""
+
+    items: list[Event]
+    next_cursor: Text = Field(description="To be given as `after`; never null.")
+
+
+class TimelineLine(Model):
+    """One thing that happened to an invoice, and why."""
+
+    id: Text
+    at: Time
+    kind: Text
+    detail: dict[str, Any]
+
+
+class Attempt(Model):
+    """One POST of a delivery."""
+
+    id: Text
+    number: Number
+    started_at: Time
+    duration_ms: Number
+    outcome: Text
+    status: Number | None
+    error: Text | None
+    body: Text | None = Field(description="The first 4 KiB of the answer.")
+    late: Switch = Field(description="The answer came after another notifier had taken over.")
+
+
+class Delivery(Model):
+    """One event to one endpoint."""
+
+    id: DeliveryId
+    event_id: EventId
+    event_type: Text
+    project_id: ProjectId
+    invoice_id: InvoiceId
+    sequence: Number
+    url: Text
+    state: Literal["pending", "in_flight", "delivered", "dead"]
+    held: Switch = Field(description="It waits, since its endpoint is disabled.")
+    attempt_count: Number
+    attempts: list[Attempt]
+    next_attempt_at: Time | None = Field(description="null unless it is pending.")
+    created_at: Time
+    delivered_at: Time | None
+    dead_reason: Text | None
+    replay_of: DeliveryId | None
+
+
+class Queued(Model):
+    """How many deliveries will be sent."""
+
+    queued: Number
+    next_cursor: Text | None = Field(description="More events match: ask again with this as `after`.")
+
+
+class EndpointAnswer(Model):
+    """What the notification URL answered."""
+
+    status: Number | None
+    duration_ms: Number
+    body: Text
+    error: Text | None
+
+
+class Confirmation(Model):
+    """What came of a confirmation without payment."""
+
+    delivered: Switch
+    response: EndpointAnswer
+    invoice: Invoice
+
+
+class Complaint(Model):
+    """What is wrong with one field."""
+
+    field: Text
+    message: Text
+
+
+class Check(Model):
+    """One thing that must work before requests can be served well."""
+
+    name: Text
+    ok: Switch
+    detail: Text
+
+
+class Health(Model):
+    """Whether the server works."""
+
+    status: Literal["ok"]
+    checks: list[Check] = Field(default_factory=list)
+
+
+class Problem(Model):
+    """An error, as RFC 9457 has it."""
+
+    type: Text
+    title: Text
+    status: Number
+    detail: Text
+    errors: list[Complaint] = Field(default_factory=list)
+    checks: list[Check] = Field(default_factory=list)

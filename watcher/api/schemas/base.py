@@ -1,0 +1,60 @@
+"""How text, amounts, URLs and times look on the wire.
+
+What a schema cannot express (an amount's decimals depend on its currency) is checked by the handlers.
+"""
+
+from typing import Annotated
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Strict
+from pydantic.alias_generators import to_camel
+from pydantic_core import PydanticCustomError
+
+from watcher.rules.money import MINOR_DIGITS
+from watcher.runtime.targets import URL_LENGTH_MAX
+
+
+class Model(BaseModel):
+    """A JSON object with camelCase names; unknown ones are refused."""
+
+    model_config = ConfigDict(alias_generator=to_camel, extra="forbid", frozen=True)
+
+
+# PostgreSQL stores no NUL character.
+NO_NUL = r"^[^\x00]*$"
+
+# A decimal number above zero; 17 digits before the point are more than 21 million bitcoin in any currency.
+AMOUNT = r"^([1-9][0-9]{0,16}(\.[0-9]{1,8})?|0\.[0-9]{0,7}[1-9][0-9]{0,7})$"
+
+# Unicode host names have an ASCII form (punycode), and everything else in a URL can be percent-encoded.
+URL = r"^https?://[!-~]+$"
+
+ID = r"[0-9A-HJKMNP-TV-Z]{26}"
+
+
+def _known_currency(code: str) -> str:
+    if code not in MINOR_DIGITS:
+        raise PydanticCustomError("currency", "write an ISO 4217 code such as EUR, or BTC")
+    return code
+
+
+Text = Annotated[str, Strict()]
+Currency = Annotated[Text, AfterValidator(_known_currency), Field(json_schema_extra={"enum": [*sorted(MINOR_DIGITS)]})]
+Amount = Annotated[
+    Text,
+    Field(pattern=AMOUNT, description="A decimal string, never a JSON number.", examples=["12.50"]),
+]
+WebUrl = Annotated[Text, Field(pattern=URL, max_length=URL_LENGTH_MAX, examples=["https://shop.example/paid"])]
+Confirmations = Annotated[int, Strict(), Field(ge=0, le=100)]
+Number = Annotated[int, Strict()]
+Switch = Annotated[bool, Strict()]
+
+Btc = Annotated[Text, Field(pattern=r"^[0-9]+\.[0-9]{8}$", examples=["0.00123456"])]
+Fiat = Annotated[Text, Field(pattern=r"^[0-9]+(\.[0-9]+)?$", examples=["100.00"])]
+Time = Annotated[Text, Field(json_schema_extra={"format": "date-time"}, examples=["2026-11-20T08:30:00Z"])]
+TxHash = Annotated[Text, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+ProjectId = Annotated[Text, Field(pattern=f"^prj_{ID}$")]
+InvoiceId = Annotated[Text, Field(pattern=f"^inv_{ID}$")]
+EventId = Annotated[Text, Field(pattern=f"^evt_{ID}$")]
+DeliveryId = Annotated[Text, Field(pattern=f"^dlv_{ID}$")]

@@ -1,0 +1,103 @@
+"""`paywatch doctor`: is everything there that the roles need? One line for each thing, and a hint for what is not.
+
+What rests on a thing that failed is not asked. The settings themselves are checked before we come here.
+"""
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from watcher.app import node_client
+from watcher.bitcoind.rpc import BitcoindRpc, ZmqNotification
+from watcher.bitcoind.zmq import TOPICS
+from watcher.runtime import migrate
+from watcher.runtime.config import Settings
+from watcher.runtime.db import connect
+from watcher.runtime.errors import PaywatchError
+
+OLDEST_POSTGRES = 140000  # server_version_num: 14 is the oldest that gets updates
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """`name` is what was looked at, `detail` what was found, `hint` what to do unless it is `ok`."""
+
+    name: str
+    ok: bool
+    detail: str
+    hint: str = ""
+
+
+async def examine(settings: Settings) -> AsyncIterator[Finding]:
+    """Look at everything, in the order in which one thing rests on another."""
+    yield Finding("settings", ok=True, detail="are complete and valid")
+    for part in (_database(settings), _node(settings)):
+        async for finding in part:
+            yield finding
+            if not finding.ok:
+                break
+
+
+async def _database(settings: Settings) -> AsyncIterator[Finding]:
+    try:
+        connection = await connect(settings.database_url, "paywatch-doctor")
+    except PaywatchError as error:
+        yield _failed("database", error)
+        return
+    try:
+        version, number = connection.get_server_version(), int(await connection.fetchval("SHOW server_version_num"))
+        found = f"PostgreSQL {version.major}.{version.minor}"
+        yield Finding("database", number >= OLDEST_POSTGRES, found, "PostgreSQL 14 or newer is needed")
+        try:
+            await migrate.check(connection)
+            yield Finding("schema", ok=True, detail="is what this program needs")
+        except PaywatchError as error:
+            yield _failed("schema", error)
+    finally:
+        await connection.close()
+
+
+async def _node(settings: Settings) -> AsyncIterator[Finding]:
+    try:
+        async with node_client(settings) as rpc:
+            async for finding in _asked(rpc, settings):
+                yield finding
+    except PaywatchError as error:
+        yield _failed("node", error)
+
+
+async def _asked(rpc: BitcoindRpc, settings: Settings) -> AsyncIterator[Finding]:
+    chain, network = await rpc.chain_info(), await rpc.network_info()
+    yield Finding("node", ok=True, detail=f"{network.subversion} at {settings.bitcoind_url}, block {chain.blocks}")
+    yield Finding(
+        "network",
+        chain.chain == settings.network,
+        f"the node is on {chain.chain}, the setting says {settings.network}",
+        "set network, or name another node by bitcoind_url",
+    )
+    progress = f"block {chain.blocks} of {chain.headers}"
+    yield Finding("sync", not chain.initial_block_download, progress, "wait until the node has caught up")
+    yield _zmq(await rpc.zmq_notifications(), settings.bitcoind_zmq)
+
+
+def _zmq(notifications: list[ZmqNotification], address: str) -> Finding:
+    """Both topics at our address, and no limit on what is kept back for a slow reader.
+
+    Compared by port: the node's own address may be 0.0.0.0, or another one behind a network of containers.
+    """
+    if not address:
+        return Finding("zmq", ok=True, detail="is off: the node is polled, payments are seen about a second later")
+    here = [one for one in notifications if urlsplit(one.address).port == urlsplit(address).port]
+    missing = {f"pub{topic}" for topic in TOPICS} - {one.type for one in here}
+    if missing:
+        lines = " and ".join(f"zmq{topic}={address}" for topic in sorted(missing))
+        return Finding("zmq", ok=False, detail=f"the node does not publish at {address}", hint=f"bitcoin.conf: {lines}")
+    limited = sorted({one.type for one in here if one.hwm})
+    if limited:
+        lines = " and ".join(f"zmq{topic}hwm=0" for topic in limited)
+        return Finding("zmq", ok=False, detail="the node drops messages in a burst", hint=f"bitcoin.conf: {lines}")
+    return Finding("zmq", ok=True, detail=f"{' and '.join(TOPICS)} at {address}, without a high-water mark")
+
+
+def _failed(name: str, error: PaywatchError) -> Finding:
+    return Finding(name, ok=False, detail=error.message, hint=error.hint)

@@ -1,0 +1,1 @@
+"""What a bitcoin costs: quotes with their source and time."""
