@@ -25,10 +25,12 @@ KEYRINGS = (
 
 APT_SECONDS = 300
 
-# `exec`: the process id that the starter of the wrapper knows is then the node's own.
+# LC_ALL: the locales of the system are made for its own C library.
+# exec: the process id that the starter of the wrapper knows is then the node's own.
 WRAPPER = """\
 #!/bin/sh
 here=${0%/*}
+export LC_ALL=C
 exec "$here/lib/LOADER" --inhibit-cache --library-path "$here/lib" "$here/lib/bitcoind" "$@"
 """
 

@@ -121,6 +121,7 @@ class Environment:
     async def kill(self) -> None:
         """End everything at once."""
         await asyncio.gather(*(part.kill() for part in self.parts.values()))
+        self._change(ready=False, up=None, processes={})
 
     def note(self, name: str) -> None:
         """Put the process that `name` is now into the state."""

@@ -25,6 +25,8 @@ RECEIVER = "receiver"  # the wallet whose descriptor projects get that name none
 
 END_SECONDS = 15.0
 
+PARTS = ("bitcoind", "watcher", "api", "notifier", "postgres", "sink")
+
 # How each part is asked to end, in this order; PostgreSQL's SIGTERM would wait for its clients to go.
 ENDINGS = {
     "notifier": signal.SIGTERM,
@@ -118,7 +120,7 @@ class State:
             "database": self.database,
             "operatorKey": self.operator_key,
             "sink": self.sink,
-            "pids": {name: process.pid for name, process in self.processes.items()},
+            "pids": {name: self.processes[name].pid for name in PARTS},
         }
 
 
@@ -160,10 +162,16 @@ def running_in(directory: Path) -> State:
 
 
 def lock(directory: Path) -> IO[str] | None:
-    """Hold the directory for as long as the answer is open; None while another process holds it."""
+    """Hold the directory for as long as the answer is open; None while another process holds it.
+
+    Raises `Misconfigured` when the directory cannot be used.
+    """
     while True:
-        directory.mkdir(parents=True, exist_ok=True)
-        file = (directory / "lock").open("w")
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            file = (directory / "lock").open("w")
+        except OSError as error:
+            raise Misconfigured(f"cannot use {directory}: {error.strerror}", "choose another --dir") from None
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

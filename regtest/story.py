@@ -18,7 +18,7 @@ WEBHOOK_SECONDS = 20.0
 Say = Callable[[str], None]
 
 
-async def tell(state: State, say: Say = print) -> None:
+async def tell(state: State, say: Say) -> None:
     """Play it and tell each step. A failure is told too, and harms nothing."""
     try:
         await _play(state, say)

@@ -16,8 +16,7 @@ import asyncpg
 from regtest.process import Child
 from watcher.runtime.errors import Broken, PaywatchError, Unavailable
 
-FIRST_PAUSE_SECONDS = 0.125
-LONGEST_PAUSE_SECONDS = 1.0
+PAUSES_SECONDS = (0.0, 0.25, 0.5, 1.0)  # before a start, by the number of failures in a row
 STEADY_SECONDS = 5.0  # who has run for so long does not "go on dying"
 STOP_SECONDS = 15.0
 
@@ -142,4 +141,4 @@ class Supervisor:
 
 def pause_seconds(failures: int) -> float:
     """How long to wait before the next start, after so many failures in a row."""
-    return min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2**failures) if failures else 0.0
+    return PAUSES_SECONDS[min(failures, len(PAUSES_SECONDS) - 1)]

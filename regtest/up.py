@@ -10,6 +10,7 @@ import signal
 import sys
 from collections.abc import Awaitable
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 from regtest import state as states
@@ -71,7 +72,8 @@ async def _run(options: Options, bitcoind: Bitcoind, report: Report, *, as_json:
         if await unless(stop, environment.start()):
             print(json.dumps(environment.state.announcement()) if as_json else links(environment.state), flush=True)
             is_told = with_story if with_story is not None else previous is None and not as_json
-            await _keep_running(environment, stop, report, is_told=is_told)
+            say = partial(print, file=sys.stderr if as_json else sys.stdout, flush=True)
+            await _keep_running(environment, stop, report, say if is_told else None)
     finally:
         report("stopping")
         is_clean = await unless(kill, environment.stop())
@@ -80,9 +82,10 @@ async def _run(options: Options, bitcoind: Bitcoind, report: Report, *, as_json:
     return 0 if is_clean else EXIT_KILLED
 
 
-async def _keep_running(environment: Environment, stop: asyncio.Event, report: Report, *, is_told: bool) -> None:
+async def _keep_running(environment: Environment, stop: asyncio.Event, report: Report, say: story.Say | None) -> None:
+    """And tell the story meanwhile, if there is somewhere to `say` it."""
     supervisor = Supervisor(environment.parts, environment.note, report)
-    telling = asyncio.create_task(story.tell(environment.state)) if is_told else None
+    telling = asyncio.create_task(story.tell(environment.state, say)) if say else None
     await supervisor.run_until(stop.wait())
     if telling is not None:
         telling.cancel()

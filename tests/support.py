@@ -11,14 +11,15 @@ from watcher.runtime.ids import new_id
 async def add_project(pool: Pool, addresses: list[tuple[str, bytes]], url: str = "http://127.0.0.1:9/hook") -> str:
     """A live project in EUR with a default endpoint and derived addresses; its id."""
     project_id = new_id("prj")
-    descriptor_id = await pool.fetchval(
-        "INSERT INTO descriptor (descriptor, derived_count) VALUES ($1, $2) RETURNING id", project_id, len(addresses)
-    )
-    for index, (address, script_pubkey) in enumerate(addresses):
-        await pool.execute(
-            "INSERT INTO address (script_pubkey, descriptor_id, index, address) VALUES ($1, $2, $3, $4)",
-            script_pubkey, descriptor_id, index, address,
+    async with pool.acquire() as connection, connection.transaction():  # seen together, as the watcher relies on
+        descriptor_id = await connection.fetchval(
+            "INSERT INTO descriptor (descriptor, derived_count) VALUES ($1, $2) RETURNING id",
+            project_id, len(addresses),
         )  # fmt: skip
+        await connection.executemany(
+            "INSERT INTO address (script_pubkey, descriptor_id, index, address) VALUES ($1, $2, $3, $4)",
+            [(script, descriptor_id, index, address) for index, (address, script) in enumerate(addresses)],
+        )
     await pool.execute(
         "INSERT INTO project (id, name, mode, currency, descriptor_id, policy, created_at) "
         "VALUES ($1, 'shop', 'live', 'EUR', $2, $3, now())",

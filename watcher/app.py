@@ -7,12 +7,12 @@ from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from pathlib import Path
 
 import structlog
 
 from watcher import confirmation
 from watcher.bitcoind.addresses import NodeAddressSource
+from watcher.bitcoind.client import node_client
 from watcher.bitcoind.feed import Feed
 from watcher.bitcoind.jsonrpc import NodeUnreachable, NodeWarmingUp
 from watcher.bitcoind.look import Look
@@ -138,17 +138,6 @@ class Watcher:
                 f"the database follows another chain ({state.network}) than this node ({info.chain})",
                 "use the node that the database was made with, or an empty database",
             )
-
-
-def node_client(settings: Settings) -> BitcoindRpc:
-    """The node's RPC client as the settings describe it. Raises `Misconfigured` when no login is set."""
-    if settings.bitcoind_user:
-        return BitcoindRpc(settings.bitcoind_url, (settings.bitcoind_user, settings.bitcoind_password))
-    if settings.bitcoind_cookie_file:
-        return BitcoindRpc(settings.bitcoind_url, Path(settings.bitcoind_cookie_file))
-    raise Misconfigured(
-        "there is no login for bitcoind", "set --bitcoind-user and --bitcoind-password, or --bitcoind-cookie-file"
-    )
 
 
 async def _answered(ask: Callable[[], Awaitable[ChainInfo]]) -> ChainInfo:

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from watcher.app import node_client
+from watcher.bitcoind.client import node_client
 from watcher.bitcoind.rpc import BitcoindRpc, ZmqNotification
 from watcher.bitcoind.zmq import TOPICS
 from watcher.runtime import migrate

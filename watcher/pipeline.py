@@ -105,7 +105,8 @@ class Pipeline:
         invoices = await records.load(connection, wanted, lock=True)
         # No click begins on a locked invoice, so who is busy now is all who are.
         busy = await payments.under_way(connection, wanted)
-        await payments.mark_pending(connection, busy)
+        if busy:
+            await payments.mark_pending(connection, busy)
         decisions = [decide(invoice, setting) for invoice_id, invoice in invoices.items() if invoice_id not in busy]
         if not decisions:
             return 0
@@ -123,7 +124,8 @@ async def _store_facts(connection: Connection, change: Change) -> set[str]:
     if change.arrivals:
         await chain.insert_arrivals(connection, change.arrivals)
         await payments.insert(connection, change.arrivals)
-        await payments.inherit(connection, [item.facts.txid for item in change.arrivals])
+        if change.facts:  # what an arrival replaces has changed with it
+            await payments.inherit(connection, [item.facts.txid for item in change.arrivals])
     new = {item.facts.txid: item for item in change.arrivals}
     changed = {facts.txid: facts for facts in change.facts} | {txid: item.facts for txid, item in new.items()}
     if not changed:
@@ -170,7 +172,9 @@ async def _write(connection: Connection, decisions: Sequence[Decision], now: dat
         for told in decision.events
     ]
     if events:
-        await _withdraw_confirmations(connection, [event.invoice_id for event in events])
+        tests = [decision.invoice.id for decision in decisions if decision.invoice.test and decision.events]
+        if tests:
+            await _withdraw_confirmations(connection, tests)
         await outbox.write(connection, events, now)
 
 

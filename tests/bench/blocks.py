@@ -38,9 +38,9 @@ CROWD = """
 WITH n AS (SELECT i FROM generate_series($2::int, $3::int) i),
 a AS (
   INSERT INTO address (script_pubkey, descriptor_id, index, address)
-  SELECT '\\x0014'::bytea || substr(sha256(i::text::bytea), 1, 20), p.descriptor_id, 1000000 + i, 'bcrt1qcrowd' || i
-  FROM n, project p WHERE p.id = $1 RETURNING script_pubkey, index
-)
+  SELECT '\\x0014'::bytea || substr(sha256(i::text::bytea), 1, 20), d.id, d.derived_count + i - $2, 'bcrt1qcrowd' || i
+  FROM n, descriptor d RETURNING script_pubkey, index
+), d AS (UPDATE descriptor SET derived_count = derived_count + $3 - $2 + 1)
 INSERT INTO invoice (id, project_id, test, amount, currency, amount_due_sat, script_pubkey, created_at, expires_at,
                      required_confirmations, judge_at)
 SELECT 'inv_0' || lpad(index::text, 25, '0'), $1, false, 0.0001, 'BTC', 10000, script_pubkey, now(),
@@ -53,7 +53,7 @@ INSERT INTO invoice (id, project_id, test, amount, currency, amount_due_sat, scr
                      required_confirmations, judge_at)
 SELECT 'inv_1' || lpad(index::text, 25, '0'), $1, false, 0.00003, 'BTC', 3000, script_pubkey, now(),
        date_trunc('second', now()) + interval '1 day', 1, now() + interval '1 day'
-FROM address WHERE descriptor_id = (SELECT descriptor_id FROM project WHERE id = $1) AND index < 1000000
+FROM address
 """
 
 

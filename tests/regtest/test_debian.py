@@ -29,7 +29,7 @@ for argument; do
 done
 cat "$sources" >> "$SEEN"
 case " $* " in
-*" update "*) 
+*" update "*)
     for suite in $BROKEN; do
         grep -q " $suite main" "$sources" && { echo "E: no $suite" >&2; exit 100; }
     done;;

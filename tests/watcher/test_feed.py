@@ -175,3 +175,16 @@ async def test_reorg_and_back(world: World):
     assert [status for status, _ in await world.told(invoice_id, 4)] == [
         "UNCONFIRMED", "CONFIRMED", "UNCONFIRMED", "CONFIRMED",
     ]  # fmt: skip
+
+
+async def test_the_tip_alone_goes_down(world: World):
+    """`invalidateblock`: no new block comes, the payment goes back to the mempool, and comes again."""
+    invoice_id = await add_invoice(world.pool, world.project_id, 1_000_000, confirmations=1)
+    await world.chain.pay(await world.address(invoice_id), 1_000_000)
+    await world.told(invoice_id, 1)
+    block = (await world.chain.mine())[-1]
+    await world.told(invoice_id, 2)
+    await world.chain.invalidate(block)
+    assert (await world.told(invoice_id, 3))[2] == ("UNCONFIRMED", "0.01000000")
+    await world.chain.reconsider(block)
+    assert (await world.told(invoice_id, 4))[3] == ("CONFIRMED", "0.01000000")

@@ -6,8 +6,8 @@ from contextlib import AsyncExitStack
 from watcher.api.dispatch import Context
 from watcher.api.doorbell import Doorbell
 from watcher.api.server import application
-from watcher.app import node_client
 from watcher.bitcoind.addresses import NodeAddressSource
+from watcher.bitcoind.client import node_client
 from watcher.runtime import log, migrate
 from watcher.runtime.config import Settings
 from watcher.runtime.db import open_pool

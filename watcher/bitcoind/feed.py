@@ -83,9 +83,7 @@ class Feed:
         await self._whole()
         while not stop.is_set():
             events = await self._wait(stop)
-            if await self._must_look_at_all(events):
-                await self._whole()
-            elif events and not await self._part(events):
+            if await self._must_look_at_all(events) or (events and not await self._part(events)):
                 await self._whole()
 
     async def _wait(self, stop: asyncio.Event) -> Sequence[Event]:

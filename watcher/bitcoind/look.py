@@ -6,7 +6,7 @@ from the mempool (`_pool_facts`), and both fail with `ChainMoved` when the tip m
 """
 
 import asyncio
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -18,6 +18,7 @@ from watcher.rules.types import BlockId, TxFacts, TxState
 from watcher.runtime.db import Pool
 from watcher.runtime.errors import Broken, Transient
 from watcher.store import chain
+from watcher.store.script_filter import ScriptFilter
 
 # Blocks that one transaction takes in while catching up; a reorg is followed to its new tip or for so many blocks.
 BLOCKS_PER_CHANGE = 200
@@ -72,6 +73,7 @@ class Look:
     pool: Pool
     reorg_limit_blocks: int
     known: AbstractSet[bytes] = field(default_factory=frozenset)
+    _filter: ScriptFilter = field(default_factory=ScriptFilter)
 
     async def whole(self, tip: BlockId, began_at: datetime, *, with_mempool: bool) -> Change:
         """The chain from `tip` on, and the mempool; without it the change may not be judged.
@@ -110,12 +112,16 @@ class Look:
         if not before and not found.arrivals:
             return None
         await self._assert_tip(tip.hash)
-        present = set(await self.rpc.mempool_entries(before.keys()))
+        present = set(await self.rpc.mempool_entries(before.keys())) if before else set[bytes]()
         await self._pool_facts(found, present, began_at)
         await self._assert_tip(tip.hash)
         return Change(
             began_at, tip, tip, (), _changed(before, found.tracked), tuple(found.arrivals.values()), is_complete=False
         )
+
+    async def ours(self, scripts: Iterable[bytes]) -> set[bytes]:
+        """Those of the scripts that were derived by us. To be called after what holds them was read."""
+        return await self._filter.ours(self.pool, scripts)
 
     # The chain
 
@@ -134,17 +140,25 @@ class Look:
         return _Path(fork_point, tuple(block for block in hashes if block), reaches_tip=top == best.height)
 
     async def _fork_point(self, tip: BlockId, best: Header) -> BlockId:
-        """Our newest block that is in the node's best chain."""
+        """Our newest block that is in the node's best chain.
+
+        A node that only has less of our own chain (an older copy, a crash, a reindex) is behind, unless it holds
+        the rest to be invalid. Then the tip really went down.
+        """
         for block in await chain.blocks_down_from(self.pool, tip.height, self.reorg_limit_blocks + 1):
             header = await self.rpc.block_header(block.hash)
             if header is not None and header.confirmations >= 0:
+                if block.hash == best.hash and not await self.rpc.has_invalidated(tip.height):
+                    break
                 return block
             if header is None and block == tip and best.height < tip.height:
-                raise NodeBehind(f"the node is at {best.height} and does not know the stored tip {tip.height}")
-        raise DeepReorg(
-            f"the chain split more than {self.reorg_limit_blocks} blocks below {tip.height}",
-            "check the node; raise reorg_limit_blocks only if the new chain is the right one",
-        )
+                break
+        else:
+            raise DeepReorg(
+                f"the chain split more than {self.reorg_limit_blocks} blocks below {tip.height}",
+                "check the node; raise reorg_limit_blocks only if the new chain is the right one",
+            )
+        raise NodeBehind(f"the node is at block {best.height}, below the stored tip {tip.height}")
 
     async def _read_blocks(self, path: _Path, found: _Findings, began_at: datetime) -> None:
         watched = {outpoint for item in found.tracked.values() for outpoint in item.inputs}
@@ -155,7 +169,7 @@ class Look:
                 raise ChainMoved("the node's chain moved")
             previous = BlockId(previous.height + 1, block_hash)
             found.connected.append((previous, datetime.fromtimestamp(block.time, UTC)))
-            ours = await chain.ours(self.pool, {script for tx in block.transactions for _, script in tx.outputs})
+            ours = await self.ours(script for tx in block.transactions for _, script in tx.outputs)
             for tx in block.transactions:
                 _read_transaction(tx, previous, watched, ours, found, min(found.connected[-1][1], began_at))
 
@@ -187,7 +201,7 @@ class Look:
 
     async def _match(self, bodies: Collection[Transaction], found: _Findings) -> None:
         """Note as arrivals those that pay scripts of ours and are not tracked yet."""
-        ours = await chain.ours(self.pool, {script for body in bodies for _, script in body.outputs})
+        ours = await self.ours(script for body in bodies for _, script in body.outputs)
         for body in bodies:
             if body.txid not in found.tracked and (outputs := _outputs_to(body, ours)):
                 found.arrivals.setdefault(body.txid, _pooled(body, outputs))

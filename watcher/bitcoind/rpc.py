@@ -158,6 +158,12 @@ class BitcoindRpc(JsonRpc):
         """Which chain the node is on, and how far."""
         return await self._ask(_chain_info, "getblockchaininfo")
 
+    async def has_invalidated(self, height: int) -> bool:
+        """Whether the node was told to refuse, or itself refuses, a branch that reaches this height."""
+        return await self._ask(
+            lambda tips: any(tip["status"] == "invalid" and tip["height"] >= height for tip in tips), "getchaintips"
+        )
+
     async def network_info(self) -> NetworkInfo:
         """Version and peers."""
         return await self._ask(_network_info, "getnetworkinfo")

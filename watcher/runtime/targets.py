@@ -49,6 +49,7 @@ _OPENED_ONLY_BY_NAME = _table(
 _LABEL = r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?"
 _NAME = re.compile(rf"(?=.{{1,253}}\.?$){_LABEL}(\.{_LABEL})*\.?")
 _LOCALHOST = re.compile(r"(.*\.)?(localhost|localdomain)\.?|ip6-(localhost|loopback)\.?")
+_AUTHORITY_END = re.compile(r"[/?]")
 _NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")
 
 _EXAMPLE = "write it like https://shop.example/webhooks"
@@ -63,7 +64,7 @@ def check_url(url: str, allow_http: bool, allow_targets: tuple[str, ...]) -> Non
     parsed = _parsed(url)
     if parsed.scheme not in ({"https", "http"} if allow_http else {"https"}):
         raise Rejected(f"the scheme {parsed.scheme!r} is not allowed", _EXAMPLE)
-    if "@" in parsed.raw_authority:
+    if "@" in _AUTHORITY_END.split(url.partition("//")[2])[0]:
         raise Rejected("the URL holds a user name or password", "leave them out: notifications are signed")
     host, port = parsed.raw_host or "", parsed.port or 0
     address = _literal(host)

@@ -90,7 +90,7 @@ UNION ALL {_TRACKED} WHERE t.conflict_height > $1
 UNION ALL {_TRACKED} WHERE t.anchor_height > $1"""
 
 _TRACKED_AMONG = f"""{_TRACKED} WHERE t.state IN ('mempool', 'replaced', 'evicted')
-AND t.txid = ANY($1::bytea[] || array(SELECT txid FROM tx_input WHERE outpoint = ANY($2::bytea[])))"""
+AND t.txid = ANY($1::bytea[] || array(SELECT txid FROM tx_input WHERE outpoint = ANY($2::bytea[])))"""  # noqa: S608
 
 
 async def tracked_above(connection: Connection, fork_height: int) -> dict[bytes, Tracked]:

@@ -34,9 +34,7 @@ async def unfinished(connection: Connection) -> list[str]:
     return [row["invoice_id"] for row in rows]
 
 
-async def freeze(
-    connection: Connection, invoice_id: str, event_id: str, sequence: int, body: bytes, url: str
-) -> None:
+async def freeze(connection: Connection, invoice_id: str, event_id: str, sequence: int, body: bytes, url: str) -> None:
     """The first click: fix what is sent, and ask for it to be sent."""
     await connection.execute(
         "INSERT INTO test_confirmation (invoice_id, event_id, sequence, body, state, url, requested_at) "
@@ -74,9 +72,7 @@ async def confirm_invoice(connection: Connection, invoice_id: str, sequence: int
     )  # fmt: skip
 
 
-async def log_delivery(
-    connection: Connection, event_id: str, response: dict[str, Any], now: datetime
-) -> None:
+async def log_delivery(connection: Connection, event_id: str, response: dict[str, Any], now: datetime) -> None:
     """The log of the one POST that was answered 2xx, as if the notifier's queue had sent it."""
     delivery_id = new_id("dlv")
     started_at = now - timedelta(milliseconds=response["durationMs"])

@@ -43,9 +43,7 @@ WHERE e.project_id = $1
 
 async def first_deliveries_of(connection: Connection, project_id: str, event_ids: list[str]) -> list[Row]:
     """(delivery id, feed position) of these events of the project, in the feed's order."""
-    return await connection.fetch(
-        _REPLAYABLE + "AND e.id = ANY($2) ORDER BY e.feed_position", project_id, event_ids
-    )
+    return await connection.fetch(_REPLAYABLE + "AND e.id = ANY($2) ORDER BY e.feed_position", project_id, event_ids)
 
 
 async def first_deliveries_in(

@@ -29,17 +29,16 @@ async def post(
         for account, amount_sat in entries[id_].items()
     ]
     if rows:
-        first = await connection.fetchval(
-            "SELECT min(n) FROM (SELECT nextval('ledger_posting') AS n FROM generate_series(1, $1)) s", len(moved)
-        )
-        await connection.execute(_POST, *columns(rows, 5), first, now)
+        await connection.execute(_POST, *columns(rows, 5), now)
 
 
 _POST = """
+WITH n AS (
+  SELECT * FROM unnest($1::bigint[], $2::text[], $3::text[], $4::text[], $5::bigint[])
+    AS n(number, project_id, invoice_id, account, amount_sat)
+), p AS (SELECT number, nextval('ledger_posting') AS posting FROM (SELECT DISTINCT number FROM n) numbers)
 INSERT INTO ledger_entry (posting, project_id, invoice_id, account, amount_sat, posted_at)
-SELECT n.number + $6, n.project_id, n.invoice_id, n.account, n.amount_sat, $7
-FROM unnest($1::bigint[], $2::text[], $3::text[], $4::text[], $5::bigint[])
-  AS n(number, project_id, invoice_id, account, amount_sat)
+SELECT p.posting, n.project_id, n.invoice_id, n.account, n.amount_sat, $6 FROM n JOIN p USING (number)
 """
 
 

@@ -32,12 +32,15 @@ FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::int[], $6::bigin
 """
 
 _DELIVERIES = """
+WITH made AS (
 INSERT INTO delivery (id, event_id, endpoint_id, invoice_id, sequence, next_attempt_at, created_at)
 SELECT n.id, n.event_id, coalesce(i.endpoint_id, e.id), n.invoice_id, n.sequence, now(), now()
 FROM unnest($1::text[], $2::text[], $3::text[], $4::int[]) AS n(id, event_id, invoice_id, sequence)
 JOIN invoice i ON i.id = n.invoice_id
 LEFT JOIN endpoint e ON e.project_id = i.project_id AND e.is_default
 WHERE coalesce(i.endpoint_id, e.id) IS NOT NULL
+)
+SELECT pg_notify($5, '')
 """
 
 
@@ -45,8 +48,7 @@ async def write(connection: Connection, events: Sequence[NewEvent], now: datetim
     """Write events with a delivery each, and ring for the notifiers; events of an invoice come in order."""
     await write_events(connection, events, now)
     rows = [(new_id("dlv"), event.id, event.invoice_id, event.sequence) for event in events]
-    await connection.execute(_DELIVERIES, *columns(rows, 4))
-    await connection.execute("SELECT pg_notify($1, '')", CHANNEL)
+    await connection.execute(_DELIVERIES, *columns(rows, 4), CHANNEL)
 
 
 async def write_events(connection: Connection, events: Sequence[NewEvent], now: datetime) -> None:
@@ -68,7 +70,8 @@ async def write_events(connection: Connection, events: Sequence[NewEvent], now: 
 
 async def _take_positions(connection: Connection, counts: Counter[str]) -> defaultdict[str, int]:
     """Reserve positions for so many events of each project; the last position taken before them."""
-    await connection.execute("SELECT FROM project WHERE id = ANY($1) ORDER BY id FOR NO KEY UPDATE", list(counts))
+    if len(counts) > 1:  # in the order of their ids, so that two writers never wait for each other
+        await connection.execute("SELECT FROM project WHERE id = ANY($1) ORDER BY id FOR NO KEY UPDATE", list(counts))
     rows = await connection.fetch(
         """UPDATE project p SET feed_position = feed_position + n.count
            FROM unnest($1::text[], $2::bigint[]) AS n(id, count) WHERE p.id = n.id
