@@ -4,13 +4,15 @@ The ways, in this order; the first that gives a working executable is taken:
 
 1. `BITCOIND_EXE` (or `BITCOIND`): the path of an executable.
 2. `bitcoind` on PATH.
-3. Our cache, `${XDG_CACHE_HOME:-~/.cache}/paywatch/bitcoind/<id>/bitcoind`, filled by the ways 4 and 5.
+3. Our cache, `${XDG_CACHE_HOME:-~/.cache}/paywatch/bitcoind/<id>/bitcoind`, filled by the ways 4 to 6.
 4. The release archive of Bitcoin Core, one pinned version with its pinned SHA-256.
-   `PAYWATCH_BITCOIND_URL` is another folder to take the archive of the same name from; the hash stays.
+   `PAYWATCH_BITCOIND_ARCHIVE_URL` is another folder to take the archive of the same name from; the hash stays.
 5. Debian's `bitcoin-knots`, unpacked (not installed) with the libraries it needs: `regtest.debian`.
+6. The container image of the same release, where an engine answers: `regtest.container`. The executable is copied
+   out of it, so that the node is an ordinary process here too.
 
-`BITCOIND_SOURCE=path|cache|release|debian` allows one way only (`path` stands for 1 and 2). Where all fail,
-`Unavailable` says why each did. A node in a container is for the tests to start, not for this module.
+`BITCOIND_SOURCE=path|cache|release|debian|container` allows one way only (`path` stands for 1 and 2). Where all
+fail, `Unavailable` says why each did.
 """
 
 import contextlib
@@ -30,10 +32,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from regtest import debian
+from regtest import container, debian
 from watcher.runtime.errors import Misconfigured, Unavailable
 
-HINT = "set BITCOIND_EXE to a bitcoind executable, or put one on PATH; tests can run one in a container too"
+HINT = "set BITCOIND_EXE to a bitcoind executable, or put one on PATH"
 
 DOWNLOAD_SILENCE_SECONDS = 15
 DOWNLOAD_SECONDS = 600
@@ -46,7 +48,7 @@ logger = logging.getLogger(__name__)
 class Bitcoind:
     """An executable that has answered `-version`, with its answer and the way it was found.
 
-    `source` is path, cache, release or debian.
+    `source` is path, cache, release, debian or container.
     """
 
     path: Path
@@ -91,12 +93,13 @@ def find_bitcoind(environ: Mapping[str, str] = os.environ, release: Release = RE
     and for a `BITCOIND_EXE` that does not run: who names one does not want another.
     """
     cache = cache_directory(environ)
-    url = environ.get("PAYWATCH_BITCOIND_URL") or release.url
+    url = environ.get("PAYWATCH_BITCOIND_ARCHIVE_URL") or release.url
     ways: dict[str, Callable[[], Bitcoind]] = {
         "path": lambda: _from_path(environ),
         "cache": lambda: _from_cache(cache, release),
         "release": lambda: _from_release(cache, release, url),
         "debian": lambda: _from_debian(cache),
+        "container": lambda: _from_container(cache, release),
     }
     forced = environ.get("BITCOIND_SOURCE")
     if forced and forced not in ways:
@@ -130,7 +133,7 @@ def _from_path(environ: Mapping[str, str]) -> Bitcoind:
 
 
 def _from_cache(cache: Path, release: Release) -> Bitcoind:
-    ids = [_release_id(release), *_debian_ids(cache)]
+    ids = [_release_id(release), *_debian_ids(cache), _container_id(release)]
     return _first_working([cache / one / "bitcoind" for one in ids], "cache", f"nothing in {cache}")
 
 
@@ -158,6 +161,19 @@ def _from_debian(cache: Path) -> Bitcoind:
         return f"debian-{version}-{platform.machine()}"
 
     return _fetched(cache, "debian", lambda: _debian_ids(cache), fetch)
+
+
+def _from_container(cache: Path, release: Release) -> Bitcoind:
+    def fetch(directory: Path) -> str:
+        if platform.system() != "Linux":
+            raise NotThisWay("what is in the image runs on Linux only")
+        try:
+            container.copy_bitcoind(directory / "bitcoind", release.version)
+        except container.ContainerError as error:
+            raise NotThisWay(str(error)) from error
+        return _container_id(release)
+
+    return _fetched(cache, "container", lambda: [_container_id(release)], fetch)
 
 
 def _fetched(cache: Path, source: str, ids: Callable[[], Iterable[str]], fetch: Callable[[Path], str]) -> Bitcoind:
@@ -222,6 +238,10 @@ def _host() -> str:
 
 def _release_id(release: Release) -> str:
     return f"release-{release.version}-{_host()}"
+
+
+def _container_id(release: Release) -> str:
+    return f"container-{release.version}-{platform.machine()}"
 
 
 def _debian_ids(cache: Path) -> list[str]:

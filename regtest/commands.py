@@ -271,8 +271,9 @@ async def _down(directory: Path, *, delete: bool) -> Outcome:
         if delete:
             await Postgres(directory).delete()
             _delete(directory)
-    line = f"ended the environment in {directory}" + (" and removed its data" if delete else "")
-    return line, {"ended": was_running or bool(left), "deleted": delete}
+    ended = was_running or bool(left)
+    done = " and ".join(word for word, is_so in (("ended", ended), ("deleted", delete)) if is_so)
+    return f"{done} the environment in {directory}", {"ended": ended, "deleted": delete}
 
 
 def _delete(directory: Path) -> None:

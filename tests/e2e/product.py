@@ -44,8 +44,15 @@ class Up:
         self.links = json.loads(line)
 
     async def stop(self) -> int:
+        """End it as an operator does, and remove what it made; the exit code of `up`."""
         self.process.terminate()
-        return await asyncio.wait_for(self.process.wait(), START_TIMEOUT_SECONDS)
+        exit_code = await asyncio.wait_for(self.process.wait(), START_TIMEOUT_SECONDS)
+        removing = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "watcher.cli", "regtest", "down", "--delete", "--dir", str(self.directory),
+            stdout=asyncio.subprocess.DEVNULL,
+        )  # fmt: skip
+        assert await removing.wait() == 0
+        return exit_code
 
 
 class Product:

@@ -100,9 +100,10 @@ def environ(tmp_path: Path) -> Environ:
 
 @pytest.fixture
 def no_apt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A machine on which nothing is found by name."""
+    """A machine on which nothing is found by name, and no container engine answers."""
     (tmp_path / "empty").mkdir()
     monkeypatch.setenv("PATH", str(tmp_path / "empty"))
+    monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/no-engine")
 
 
 # Path
@@ -187,7 +188,7 @@ def test_a_release_is_fetched_once(environ: Environ, release: Release, server: S
 
 def test_another_place_for_the_same_archive(environ: Environ, release: Release, server: Server) -> None:
     elsewhere = Release(release.version, "http://127.0.0.1:9", release.sha256)
-    found = find_bitcoind(environ | {"PAYWATCH_BITCOIND_URL": f"{release.url}/"}, elsewhere)
+    found = find_bitcoind(environ | {"PAYWATCH_BITCOIND_ARCHIVE_URL": f"{release.url}/"}, elsewhere)
     assert found.source == "release"
     assert server.asked == [f"/bitcoin-9.9-{HOST}.tar.gz"]
 
@@ -249,7 +250,14 @@ def test_where_all_fail_every_reason_is_told(environ: Environ, release: Release,
     with pytest.raises(Unavailable) as error:
         find_bitcoind(environ, release)
     assert error.value.exit_code == 69
-    for reason in ("path: BITCOIND_EXE is not set", "cache: nothing in", "release: http", "404", "debian: there is no"):
+    for reason in (
+        "path: BITCOIND_EXE is not set",
+        "cache: nothing in",
+        "release: http",
+        "404",
+        "debian: there is no",
+        "container: no",
+    ):
         assert reason in error.value.message
     assert "BITCOIND_EXE" in error.value.hint
 
@@ -274,11 +282,12 @@ def test_a_cache_that_cannot_be_written(environ: Environ, release: Release, tmp_
 # One way only
 
 
-@pytest.mark.parametrize("source", ["path", "cache", "release", "debian"])
+@pytest.mark.parametrize("source", ["path", "cache", "release", "debian", "container"])
 def test_one_way_can_be_forced(environ: Environ, release: Release, tmp_path: Path, source: str) -> None:
     cache = cache_directory(environ)
     executable(tmp_path / "bin" / "bitcoind")
     executable(cache / f"debian-29-{platform.machine()}" / "bitcoind")
+    executable(cache / f"container-9.9-{platform.machine()}" / "bitcoind")
     assert find_bitcoind(environ | {"BITCOIND_SOURCE": source}, release).source == source
 
 
@@ -289,7 +298,9 @@ def test_a_forced_way_that_fails_is_the_end(environ: Environ, tmp_path: Path) ->
 
 
 def test_an_unknown_way_is_a_mistake(environ: Environ) -> None:
-    with pytest.raises(Misconfigured, match="BITCOIND_SOURCE=docker is none of path, cache, release, debian"):
+    with pytest.raises(
+        Misconfigured, match="BITCOIND_SOURCE=docker is none of path, cache, release, debian, container"
+    ):
         find_bitcoind(environ | {"BITCOIND_SOURCE": "docker"}, NOWHERE)
 
 

@@ -18,7 +18,7 @@ STATE = State(8480, 1, 2, 3, 4, "user", "password", "tcp://127.0.0.1:3", "postgr
 
 @pytest.fixture
 def sleeper():
-    process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(300)"])
+    process = subprocess.Popen([sys.executable, "-c", "import signal; signal.pause()"])
     yield process
     process.kill()
     process.wait()
@@ -113,7 +113,7 @@ class TestLock:
 
 
 async def test_leftovers_are_ended_and_others_left_alone(sleeper):
-    other = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(300)"])
+    other = subprocess.Popen([sys.executable, "-c", "import signal; signal.pause()"])
     try:
         ours, foreign = Process.of(sleeper.pid), replace(Process.of(other.pid), started="another time")
         state = replace(STATE, processes={"api": ours, "watcher": foreign, "sink": Process(sleeper.pid, "gone")})

@@ -15,7 +15,7 @@ from regtest.supervisor import Program, Supervisor, pause_seconds
 from regtest.wait import wait_for
 from watcher.runtime.errors import Broken, Unavailable
 
-SLEEP = ["-c", "import time; time.sleep(300)"]
+SLEEP = ["-c", "import signal; signal.pause()"]
 DIE = ["-c", "raise SystemExit('no luck today')"]
 
 
@@ -103,11 +103,11 @@ class TestProgram:
             from regtest.supervisor import Program
 
             async def main():
-                one = Program("it", [sys.executable, "-c", "print('up', flush=True); import time; time.sleep(300)"],
+                one = Program("it", [sys.executable, "-c", "print('up', flush=True); import signal; signal.pause()"],
                               Path(sys.argv[1]), os.environ)
                 await one.start()
                 while not Path(sys.argv[1]).read_text():
-                    await asyncio.sleep(0.01)
+                    await asyncio.sleep(0)
                 print(one.pid, flush=True)
                 os.kill(os.getpid(), signal.SIGKILL)
 

@@ -135,7 +135,7 @@ def _from_environment(environment: Mapping[str, str]) -> dict[str, Any]:
 
 
 # Variables with our prefix that other programs of the project read.
-NOT_SETTINGS = frozenset({"PAYWATCH_BITCOIND_SHA256", "PAYWATCH_BITCOIND_ARCHIVE_URL", "PAYWATCH_TEST_DATABASE_URL"})
+NOT_SETTINGS = frozenset({"PAYWATCH_BITCOIND_ARCHIVE_URL"})
 
 
 def _secret(variable: str, path: str) -> str:

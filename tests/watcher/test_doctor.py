@@ -1,0 +1,142 @@
+"""The doctor on a healthy environment, and with one thing wrong at a time."""
+
+import asyncio
+import json
+
+import pytest
+
+from regtest.chain import Chain
+from regtest.node import Node
+from regtest.wait import free_port
+from tests.watcher.test_cli import paywatch
+from watcher.bitcoind.rpc import ZmqNotification
+from watcher.doctor import Finding, _zmq, examine
+from watcher.runtime.config import Settings
+
+ADDRESS = "tcp://127.0.0.1:28332"
+LOOKED_AT = {"database_url", "network", "bitcoind_url", "bitcoind_user", "bitcoind_password", "bitcoind_zmq"}
+
+
+@pytest.fixture(scope="module")
+async def node(bitcoind, tmp_path_factory):
+    node = Node(bitcoind, tmp_path_factory.mktemp("node"))
+    await node.start()
+    await Chain(node.client).setup()
+    yield node
+    await node.stop()
+
+
+@pytest.fixture
+def settings(node, database_url):
+    """Settings that are right, but for the changes."""
+
+    def make(**changes) -> Settings:
+        right = {
+            "database_url": database_url,
+            "network": "regtest",
+            "bitcoind_url": node.rpc_url,
+            "bitcoind_user": node.rpc_user,
+            "bitcoind_password": node.rpc_password,
+            "bitcoind_zmq": node.zmq_address,
+        }
+        return Settings(**(right | changes))
+
+    return make
+
+
+async def findings(settings: Settings) -> dict[str, Finding]:
+    return {finding.name: finding async for finding in examine(settings)}
+
+
+async def test_all_is_well(settings):
+    found = await findings(settings())
+    assert list(found) == ["settings", "database", "schema", "node", "network", "sync", "zmq"]
+    assert [finding.name for finding in found.values() if not finding.ok] == []
+
+
+async def test_without_a_database_the_node_is_still_looked_at(settings):
+    found = await findings(settings(database_url=f"postgresql://u:p@127.0.0.1:{free_port()}/x"))
+    assert not found["database"].ok
+    assert found["database"].hint
+    assert "schema" not in found
+    assert found["zmq"].ok
+
+
+async def test_without_a_schema(settings, postgres):
+    found = await findings(settings(database_url=postgres.url))
+    assert found["database"].ok
+    assert found["schema"] == Finding("schema", False, "the database has no schema yet", "run `paywatch db upgrade`")
+
+
+async def test_without_a_node(settings):
+    found = await findings(settings(bitcoind_url=f"http://127.0.0.1:{free_port()}"))
+    assert found["schema"].ok
+    assert not found["node"].ok
+    assert "network" not in found
+
+
+@pytest.mark.parametrize("changes", [{"bitcoind_password": "wrong"}, {"bitcoind_user": "", "bitcoind_password": ""}])
+async def test_without_a_good_login(settings, changes):
+    found = await findings(settings(**changes))
+    assert not found["node"].ok
+    assert found["node"].hint
+
+
+async def test_on_another_chain(settings):
+    found = await findings(settings(network="main"))
+    assert not found["network"].ok
+    assert "regtest" in found["network"].detail
+    assert "sync" not in found
+
+
+async def test_zmq_may_be_off(settings):
+    found = (await findings(settings(bitcoind_zmq="")))["zmq"]
+    assert found.ok
+    assert "polled" in found.detail
+
+
+async def test_zmq_at_another_address(settings):
+    found = (await findings(settings(bitcoind_zmq=f"tcp://127.0.0.1:{free_port()}")))["zmq"]
+    assert not found.ok
+    assert "zmqpubrawtx=" in found.hint
+    assert "zmqpubsequence=" in found.hint
+
+
+def topic(name: str, hwm: int = 0, address: str = ADDRESS) -> ZmqNotification:
+    return ZmqNotification(name, address, hwm)
+
+
+@pytest.mark.parametrize(
+    ("published", "ok", "hint"),
+    [
+        ([topic("pubrawtx"), topic("pubsequence")], True, ""),
+        ([topic("pubrawtx", address="tcp://0.0.0.0:28332"), topic("pubsequence")], True, ""),
+        ([topic("pubrawtx")], False, f"bitcoin.conf: zmqpubsequence={ADDRESS}"),
+        ([topic("pubrawtx", 1000), topic("pubsequence")], False, "bitcoin.conf: zmqpubrawtxhwm=0"),
+        (
+            [topic("pubrawtx"), topic("pubsequence"), topic("pubhashblock", 1000)],
+            False,
+            "bitcoin.conf: zmqpubhashblockhwm=0",
+        ),
+        (
+            [topic("pubrawtx"), topic("pubsequence"), topic("pubhashblock", 1000, "tcp://127.0.0.1:28333")],
+            True,
+            "",
+        ),
+    ],
+)
+def test_what_the_node_publishes(published, ok, hint):
+    found = _zmq(published, ADDRESS)
+    assert (found.ok, found.hint) == (ok, hint)
+
+
+async def test_as_a_command_it_tells_a_line_for_each_and_exits_1(settings):
+    right = {name: str(value) for name, value in settings().model_dump(include=LOOKED_AT).items()}
+    done = await asyncio.to_thread(paywatch, "doctor", **right)
+    assert done.returncode == 0, done.stdout
+    assert [line.split()[:2] for line in done.stdout.splitlines()][:2] == [["ok", "settings"], ["ok", "database"]]
+    done = await asyncio.to_thread(paywatch, "doctor", "--json", "--network", "main", **right)
+    assert done.returncode == 1
+    last = json.loads(done.stdout.splitlines()[-1])
+    assert (last["name"], last["ok"]) == ("network", False)
+    assert last["hint"]
