@@ -83,6 +83,22 @@ def _doctor(settings: Settings, *, as_json: Json = False) -> int:
     return 0 if asyncio.run(tell()) else 1
 
 
+def _health(
+    settings: Settings,
+    *,
+    live: Annotated[
+        bool, typer.Option("--live", help="Only whether it answers, not whether all it needs works.")
+    ] = False,
+    as_json: Json = False,
+) -> int:
+    """Ask the running API whether it is ready. Exits 1 when it is not."""
+    from watcher.health import ask
+
+    health = ask(settings, live=live)
+    _say({"ok": health.ok, "detail": health.detail}, health.detail, as_json)
+    return 0 if health.ok else 1
+
+
 def _db_upgrade(settings: Settings) -> int:
     """Bring the schema up to date."""
     from watcher.administration import upgrade_schema
@@ -123,6 +139,7 @@ app.command("watcher")(with_settings(_watcher))
 app.command("api")(with_settings(_api))
 app.command("notifier")(with_settings(_notifier))
 app.command("doctor")(with_settings(_doctor))
+app.command("health")(with_settings(_health, ("api_host", "api_port")))
 db.command("upgrade")(with_settings(_db_upgrade, DATABASE))
 db.command("status")(with_settings(_db_status, DATABASE))
 key.command("create")(with_settings(_key_create, DATABASE))

@@ -17,6 +17,7 @@ from watcher.rules.chain import Arrival, Change
 from watcher.rules.decisions import Decision, Setting, decide
 from watcher.rules.invoice import Moment
 from watcher.rules.money import btc_text
+from watcher.rules.record import Invoice
 from watcher.rules.types import TxFacts
 from watcher.runtime.db import Connection, Pool
 from watcher.runtime.errors import Transient
@@ -25,7 +26,7 @@ from watcher.store import chain, journal, outbox, payments, records
 
 log = structlog.get_logger()
 
-# Invoices that one transaction judges because of time alone; more wait for the next one.
+# Invoices that one transaction judges because of time alone, or of unjudged facts; more wait for the next one.
 DUE_BATCH = 500
 
 
@@ -57,8 +58,10 @@ class Pipeline:
             await self._lock(connection, change.from_tip.hash)
             if change.connected or change.is_reorg:
                 await chain.move_tip(connection, change.fork_point.height, change.connected, change.to_tip)
-            touched = await _store_facts(connection, change)
+            lines = await _store_facts(connection, change)
+            touched = {invoice_id for invoice_id, _, _ in lines}
             if not change.reached_tip:
+                await journal.note(connection, lines, change.began_at)
                 await payments.mark_pending(connection, touched)
                 return 0
             if change.connected or change.is_complete:
@@ -67,7 +70,7 @@ class Pipeline:
                 await connection.execute("UPDATE chain_state SET looked_at = $1", change.began_at)
             looked_at = change.began_at if change.is_complete else self.looked_at
             moment = Moment(change.to_tip.height, change.began_at, looked_at)
-            count = await self._judge(connection, touched, moment, tell_net=change.tell_net)
+            count = await self._judge(connection, touched, moment, lines, tell_net=change.tell_net)
         self.looked_at = looked_at
         return count
 
@@ -80,8 +83,8 @@ class Pipeline:
             state = await self._lock(connection, None)
             due = await payments.due_at(connection, now, DUE_BATCH)
             moment = Moment(state.tip.height, now, self.looked_at)
-            await self._judge(connection, due, moment, tell_net=tell_net)
-        return len(due) == DUE_BATCH
+            await self._judge(connection, due, moment, [], tell_net=tell_net)
+        return len(due) >= DUE_BATCH
 
     async def _lock(self, connection: Connection, tip_hash: bytes | None) -> chain.ChainState:
         state = await chain.state(connection, lock=True)
@@ -92,33 +95,40 @@ class Pipeline:
         return state
 
     async def _judge(
-        self, connection: Connection, invoice_ids: Iterable[str], moment: Moment, *, tell_net: bool
+        self,
+        connection: Connection,
+        invoice_ids: Iterable[str],
+        moment: Moment,
+        lines: Sequence[journal.Line],
+        *,
+        tell_net: bool,
     ) -> int:
-        """Judge invoices and write everything that follows; the number of events.
+        """Judge invoices and write everything that follows, `lines` first; the number of events.
 
         An invoice with a confirmation without payment under way is judged when that has ended.
         """
         wanted = sorted(invoice_ids)
-        if not wanted:
-            return 0
-        setting = Setting(moment, self.base_url, tell_net, self._new_event_id)
-        invoices = await records.load(connection, wanted, lock=True)
+        invoices = await records.load(connection, wanted, lock=True) if wanted else {}
+        tests = [invoice.id for invoice in invoices.values() if invoice.test]
         # No click begins on a locked invoice, so who is busy now is all who are.
-        busy = await payments.under_way(connection, wanted)
+        busy = await payments.under_way(connection, tests) if tests else set()
         if busy:
             await payments.mark_pending(connection, busy)
-        decisions = [decide(invoice, setting) for invoice_id, invoice in invoices.items() if invoice_id not in busy]
-        if not decisions:
-            return 0
-        await _write(connection, decisions, moment.now)
-        for decision in decisions:
-            for note in decision.notes:
-                log.info("invoice.decided", kind=note.kind, invoice=decision.invoice.id, **note.detail)
+        setting = Setting(moment, self.base_url, tell_net, self._new_event_id)
+        judged = [invoice for invoice in invoices.values() if invoice.id not in busy]
+        decisions = [decide(invoice, setting) for invoice in judged]
+        notes = [(decision.invoice.id, note.kind, note.detail) for decision in decisions for note in decision.notes]
+        if lines or notes:
+            await journal.note(connection, [*lines, *notes], moment.now)
+        if decisions:
+            await _write(connection, judged, decisions, moment.now)
+        for invoice_id, kind, detail in notes:
+            log.info("invoice.decided", invoice=invoice_id, kind=kind, **detail)
         return sum(len(decision.events) for decision in decisions)
 
 
-async def _store_facts(connection: Connection, change: Change) -> set[str]:
-    """Write facts, transactions and payments with their lines in the timelines; the invoices touched."""
+async def _store_facts(connection: Connection, change: Change) -> list[journal.Line]:
+    """Write facts, transactions and payments; what the timelines of the invoices say of them."""
     if change.facts:
         await chain.save_facts(connection, change.facts)
     if change.arrivals:
@@ -129,14 +139,11 @@ async def _store_facts(connection: Connection, change: Change) -> set[str]:
     new = {item.facts.txid: item for item in change.arrivals}
     changed = {facts.txid: facts for facts in change.facts} | {txid: item.facts for txid, item in new.items()}
     if not changed:
-        return set()
-    rows = await payments.of_transactions(connection, changed)
-    lines = [
+        return []
+    return [
         (row["invoice_id"], *_chain_note(row["vout"], row["amount_sat"], changed[row["txid"]], new.get(row["txid"])))
-        for row in rows
+        for row in await payments.of_transactions(connection, changed)
     ]
-    await journal.note(connection, lines, change.began_at)
-    return {row["invoice_id"] for row in rows}
 
 
 def _chain_note(vout: int, amount_sat: int, facts: TxFacts, arrival: Arrival | None) -> tuple[str, dict[str, Any]]:
@@ -151,21 +158,23 @@ def _chain_note(vout: int, amount_sat: int, facts: TxFacts, arrival: Arrival | N
     return ("payment_seen" if arrival else f"payment_{facts.state}"), detail | {"state": facts.state}
 
 
-async def _write(connection: Connection, decisions: Sequence[Decision], now: datetime) -> None:
-    """Write decisions: invoices, payments, ledger, timelines, events with deliveries."""
+async def _write(
+    connection: Connection, judged: Sequence[Invoice], decisions: Sequence[Decision], now: datetime
+) -> None:
+    """Write decisions: invoices and payments, ledger, events with deliveries."""
     await records.save(connection, [
         (decision.invoice, records.Due(decision.judge_at, decision.judge_at_height, decision.report_at_height))
         for decision in decisions
     ])  # fmt: skip
+    # Nothing was ever booked of an invoice none of whose payments was judged before.
+    known = [invoice.id for invoice in judged if any(payment.judged for payment in invoice.payments)]
     await journal.post(
         connection,
+        await journal.booked_positions(connection, known) if known else {},
         {decision.invoice.id: decision.position for decision in decisions},
         {decision.invoice.id: decision.invoice.project_id for decision in decisions},
         now,
     )
-    notes = [(decision.invoice.id, note.kind, note.detail) for decision in decisions for note in decision.notes]
-    if notes:
-        await journal.note(connection, notes, now)
     events = [
         outbox.NewEvent(told.id, decision.invoice.project_id, decision.invoice.id, told.type, told.sequence, told.body)
         for decision in decisions

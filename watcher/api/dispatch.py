@@ -14,8 +14,8 @@ import structlog
 from aiohttp import web
 
 from watcher.api.doorbell import Doorbell
-from watcher.api.errors import Problem, bad_request, conflict, not_found, unprocessable
-from watcher.api.parsing import json_object, validated
+from watcher.api.errors import Problem, conflict, not_found, unprocessable
+from watcher.api.parsing import UNSTORABLE, json_object, validated
 from watcher.api.schemas.base import Model
 from watcher.api.schemas.requests import Nothing
 from watcher.runtime.config import Settings
@@ -150,7 +150,7 @@ class Route:
     path: str
     handler: Handler
     summary: str
-    answer: Any  # a model, or Listing[model]
+    answer: type[Model]
     body: type[Model] = Nothing
     query: type[Model] = Nothing
     status: int = 200
@@ -168,7 +168,8 @@ async def dispatch(route: Route, request: web.Request) -> web.Response:
     if object_id and not OBJECT_ID.fullmatch(object_id):
         raise not_found("object")
     query = validated(route.query, _query(request))
-    values = json_object(await request.read()) if route.method in ("POST", "PATCH") else {}
+    raw = await request.read() if route.method in ("POST", "PATCH") else b""
+    values = {} if route.body is Nothing and not raw.strip() else json_object(raw)
     body = validated(route.body, values)
     claimed = await _claimed(context.pool, principal, request, values)
     if isinstance(claimed, web.Response):
@@ -193,8 +194,8 @@ def _query(request: web.Request) -> dict[str, str]:
     values = dict(request.query)
     if len(values) != len(request.query):
         raise unprocessable([("", "a query parameter is given twice")])
-    if any("\ud800" <= mark <= "\udfff" for part in values.items() for text in part for mark in text):
-        raise bad_request("the query is not UTF-8")
+    if any(UNSTORABLE.search(text) for pair in values.items() for text in pair):
+        raise unprocessable([("", "a query parameter holds a NUL character or is not UTF-8")])
     return values
 
 

@@ -90,6 +90,8 @@ def problem_of(error: Exception) -> Problem:
             return error
         case web.HTTPException():
             return _of_aiohttp(error)
+        case web.RequestPayloadError():
+            return bad_request("the body is not what its headers say")
         case Rejected():
             return unprocessable([("", _sentences(error))])
         case Transient():

@@ -4,7 +4,7 @@ import inspect
 from typing import Any
 
 from openapi_pydantic import OpenAPI
-from pydantic.json_schema import models_json_schema
+from pydantic.json_schema import GenerateJsonSchema, JsonSchemaMode, models_json_schema
 
 from watcher.api.dispatch import JSON, Route
 from watcher.api.errors import CONTENT_TYPE
@@ -75,11 +75,21 @@ def openapi_document(base_url: str) -> Json:
     return checked
 
 
+class _Untitled(GenerateJsonSchema):
+    """Without a title that repeats each field's name."""
+
+    def field_title_should_be_set(self, schema: Any) -> bool:
+        """Never."""
+        del schema
+        return False
+
+
 def _schemas() -> Json:
     models = {route.answer for route in ROUTES} | {route.body for route in ROUTES if route.body is not Nothing}
     models |= {answers.Webhook, answers.AnomalyWebhook, answers.Problem, answers.Health}
     ordered = sorted(models, key=lambda model: model.__name__)
-    _, schemas = models_json_schema([(model, "validation") for model in ordered], ref_template=REF)
+    wanted: list[tuple[type[Model], JsonSchemaMode]] = [(model, "validation") for model in ordered]
+    _, schemas = models_json_schema(wanted, ref_template=REF, schema_generator=_Untitled)
     definitions: Json = schemas["$defs"]
     return definitions
 
@@ -124,7 +134,8 @@ def _parameters(route: Route) -> list[Json]:
 
 
 def _properties(model: type[Model]) -> Json:
-    properties: Json = model.model_json_schema(ref_template=REF).get("properties", {})
+    schema = model.model_json_schema(ref_template=REF, schema_generator=_Untitled)
+    properties: Json = schema.get("properties", {})
     return properties
 
 

@@ -1,26 +1,27 @@
 """From bytes to models: JSON read strictly, and what is wrong with it in sentences."""
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
 from watcher.api.errors import Problem, bad_request, unprocessable
-from watcher.api.schemas.base import AMOUNT, NO_NUL, URL, Model
+from watcher.api.schemas.base import AMOUNT, AMOUNT_SENTENCE, NO_NUL, URL, Model
 
 DEPTH_MAX = 30  # of nested arrays and objects
+
+UNSTORABLE = re.compile("[\\0\ud800-\udfff]")  # PostgreSQL's text takes neither
 
 M = TypeVar("M", bound=Model)
 
 
 def json_object(raw: bytes) -> dict[str, Any]:
-    """The JSON object in a body, empty for an empty body.
+    """The JSON object in a body.
 
     Raises `Problem` 400 for what is no JSON object, 422 for text or numbers that cannot be stored.
     """
-    if not raw.strip():
-        return {}
     try:
         value = json.loads(raw.decode(), parse_constant=_no_constant)
     except UnicodeDecodeError:
@@ -42,9 +43,9 @@ def _no_constant(name: str) -> None:
 
 
 def _unstorable(value: object, path: str, depth: int = 0) -> Iterator[tuple[str, str]]:
-    """What PostgreSQL's jsonb and text do not take, by path."""
+    """What jsonb and text do not take, by path."""
     if isinstance(value, str):
-        if "\0" in value or any("\ud800" <= mark <= "\udfff" for mark in value):
+        if UNSTORABLE.search(value):
             yield path, "holds a NUL character or half a surrogate pair"
     elif isinstance(value, float):
         if value in (float("inf"), float("-inf")):
@@ -68,7 +69,7 @@ def validated(model: type[M], values: Mapping[str, Any]) -> M:
 
 
 _SENTENCES = {
-    AMOUNT: 'write a number above zero as a string, such as "12.50"',
+    AMOUNT: AMOUNT_SENTENCE,
     URL: "write an http or https URL in ASCII, such as https://shop.example/paid",
     NO_NUL: "holds a NUL character",
 }

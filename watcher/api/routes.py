@@ -3,7 +3,6 @@
 from watcher.api import deliveries, events, invoices, projects
 from watcher.api.dispatch import Route
 from watcher.api.schemas import answers, requests
-from watcher.api.schemas.answers import Listing
 
 BASE = "/api/v1"
 
@@ -13,7 +12,7 @@ ROUTES = (
         body=requests.NewProject, status=201, operator_only=True, also=(503,),
     ),
     Route(
-        "GET", "/projects", projects.show_all, "List projects", Listing[answers.Project],
+        "GET", "/projects", projects.show_all, "List projects", answers.ProjectList,
         query=requests.ProjectPage,
     ),
     Route("GET", "/projects/{id}", projects.show, "Show a project", answers.Project),
@@ -27,17 +26,17 @@ ROUTES = (
         body=requests.NewInvoice, status=201, also=(404, 503),
     ),
     Route(
-        "GET", "/invoices", invoices.show_all, "List invoices", Listing[answers.Invoice],
+        "GET", "/invoices", invoices.show_all, "List invoices", answers.InvoiceList,
         query=requests.InvoicePage, also=(404,),
     ),
     Route("GET", "/invoices/{id}", invoices.show, "Show an invoice", answers.Invoice),
     Route(
         "GET", "/invoices/{id}/events", invoices.show_events, "List what was sent about an invoice",
-        Listing[answers.Event], query=requests.LinePage,
+        answers.EventList, query=requests.LinePage,
     ),
     Route(
         "GET", "/invoices/{id}/timeline", invoices.show_timeline, "List what happened to an invoice, and why",
-        Listing[answers.TimelineLine], query=requests.LinePage,
+        answers.Timeline, query=requests.LinePage,
     ),
     Route(
         "POST", "/invoices/{id}/confirm-without-payment", invoices.confirm_without_payment,
@@ -52,7 +51,7 @@ ROUTES = (
         body=requests.EventReplay, status=202, also=(404,),
     ),
     Route(
-        "GET", "/deliveries", deliveries.show_all, "List deliveries", Listing[answers.Delivery],
+        "GET", "/deliveries", deliveries.show_all, "List deliveries", answers.DeliveryList,
         query=requests.DeliveryPage, also=(404,),
     ),
     Route("GET", "/deliveries/{id}", deliveries.show, "Show a delivery with its attempts", answers.Delivery),

@@ -11,7 +11,7 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
-from watcher.bitcoind.decode import Block, Transaction, parse_block, parse_transaction
+from watcher.bitcoind.decode import HASH_BYTES, Block, Transaction, parse_block, parse_transaction
 from watcher.bitcoind.rpc import BitcoindRpc, BlockPruned, Header, MempoolEntry
 from watcher.rules.chain import Arrival, BlockHit, Change, Tracked, classify, connect, disconnect
 from watcher.rules.types import BlockId, TxFacts, TxState
@@ -67,12 +67,13 @@ class Look:
     """Reads the node. `known` are mempool transactions that were read already and do not pay us.
 
     One that pays us is not `known`: until it is committed every look must find it again, and then it is tracked.
+    Nor is one that was gone before it could be read: it may come back.
     """
 
     rpc: BitcoindRpc
     pool: Pool
     reorg_limit_blocks: int
-    known: AbstractSet[bytes] = field(default_factory=frozenset)
+    known: set[bytes] = field(default_factory=set)
     _filter: ScriptFilter = field(default_factory=ScriptFilter)
 
     async def whole(self, tip: BlockId, began_at: datetime, *, with_mempool: bool) -> Change:
@@ -90,10 +91,10 @@ class Look:
         is_judged = path.reaches_tip and with_mempool
         if is_judged:
             txids = (await self.rpc.mempool_snapshot()).txids
+            self.known &= txids
             await self._match_new(txids - self.known - found.tracked.keys(), found)
             await self._pool_facts(found, txids, began_at)
             await self._assert_tip(path.hashes[-1] if path.hashes else path.fork_point.hash)
-            self.known = txids - found.arrivals.keys()
         return Change(
             began_at, tip, path.fork_point, tuple(found.connected), _changed(before, found.tracked),
             tuple(found.arrivals.values()), reached_tip=is_judged, is_complete=is_judged,
@@ -105,10 +106,10 @@ class Look:
         """What doorbell messages are about; None when it does not concern us. Raises `ChainMoved` as `whole`."""
         bodies = await self._bodies(added)
         outpoints = {outpoint for body in bodies.values() for outpoint in body.inputs}
-        before = await chain.tracked_among(self.pool, added.keys() | removed, outpoints)
+        parents = {outpoint[:HASH_BYTES] for outpoint in outpoints}
+        before = await chain.tracked_among(self.pool, added.keys() | removed | parents, outpoints)
         found = _Findings(before)
-        await self._match(bodies.values(), found)
-        self.known |= bodies.keys() - found.arrivals.keys()
+        await self._match(bodies, found)
         if not before and not found.arrivals:
             return None
         await self._assert_tip(tip.hash)
@@ -190,7 +191,7 @@ class Look:
         waiting = list(txids)
         for start in range(0, len(waiting), BODIES_AT_ONCE):
             bodies = await self._bodies(dict.fromkeys(waiting[start : start + BODIES_AT_ONCE]))
-            await self._match(bodies.values(), found)
+            await self._match(bodies, found)
 
     async def _bodies(self, wanted: Mapping[bytes, Transaction | None]) -> dict[bytes, Transaction]:
         """The transactions, asked of the node where we do not have them; without those that are gone again."""
@@ -199,12 +200,13 @@ class Look:
         parsed = {txid: parse_transaction(raw) for txid, raw in fetched.items()}
         return {txid: body for txid, body in wanted.items() if body is not None} | parsed
 
-    async def _match(self, bodies: Collection[Transaction], found: _Findings) -> None:
-        """Note as arrivals those that pay scripts of ours and are not tracked yet."""
-        ours = await self.ours(script for body in bodies for _, script in body.outputs)
-        for body in bodies:
-            if body.txid not in found.tracked and (outputs := _outputs_to(body, ours)):
-                found.arrivals.setdefault(body.txid, _pooled(body, outputs))
+    async def _match(self, bodies: Mapping[bytes, Transaction], found: _Findings) -> None:
+        """Note as arrivals those that pay scripts of ours and are not tracked yet, and the others as known."""
+        ours = await self.ours(script for body in bodies.values() for _, script in body.outputs)
+        for txid, body in bodies.items():
+            if txid not in found.tracked and (outputs := _outputs_to(body, ours)):
+                found.arrivals.setdefault(txid, _pooled(body, outputs))
+        self.known |= bodies.keys() - found.arrivals.keys()
 
     async def _pool_facts(self, found: _Findings, present: AbstractSet[bytes], began_at: datetime) -> None:
         """Settle who is where: asks what took the inputs of those that are missing, and dates the arrivals."""
@@ -214,13 +216,16 @@ class Look:
         ]  # fmt: skip
         spenders = await self.rpc.spenders([outpoint for item in missing for outpoint in item.inputs])
         strangers = set(spenders.values()) - found.tracked.keys() - found.arrivals.keys()
-        await self._match((await self._bodies(dict.fromkeys(strangers))).values(), found)
+        await self._match(await self._bodies(dict.fromkeys(strangers)), found)
         facts = classify(found.tracked, present | set(spenders.values()), spenders, began_at)
         found.tracked = {txid: replace(item, facts=facts[txid]) for txid, item in found.tracked.items()}
         await self._date_arrivals(found)
 
     async def _date_arrivals(self, found: _Findings) -> None:
-        """Give arrivals in the mempool the time of their entry, and track their unconfirmed ancestors."""
+        """Give arrivals in the mempool the time of their entry, and track their unconfirmed ancestors.
+
+        An ancestor may pay us too, and be so new that nobody has told of it yet.
+        """
         pooled = {txid for txid, item in found.arrivals.items() if item.facts.state is TxState.MEMPOOL}
         while pooled:
             entries = await self.rpc.mempool_entries(pooled)
@@ -231,7 +236,8 @@ class Look:
                     del found.arrivals[txid]  # gone again; the next look finds it if it comes back
             parents = {parent for entry in entries.values() for parent in entry.depends}
             ancestors = await self._bodies(dict.fromkeys(parents - found.tracked.keys() - found.arrivals.keys()))
-            found.arrivals |= {txid: _pooled(body, ()) for txid, body in ancestors.items()}
+            ours = await self.ours(script for body in ancestors.values() for _, script in body.outputs)
+            found.arrivals |= {txid: _pooled(body, _outputs_to(body, ours)) for txid, body in ancestors.items()}
             pooled = set(ancestors)
 
 

@@ -5,6 +5,7 @@ A look at the node gives blocks that left and entered the best chain, and who is
 `conflicted` only when another one is known that took an input of it or of a parent; else it is `evicted`.
 """
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
@@ -88,18 +89,32 @@ def _disconnected(facts: TxFacts, fork_height: int, now: datetime) -> TxFacts:
 
 
 def connect(tracked: Mapping[bytes, Tracked], hits: Iterable[BlockHit]) -> dict[bytes, Tracked]:
-    """The tracked transactions after the hits, given in the order of the chain."""
+    """The tracked transactions after the hits, given in the order of the chain.
+
+    Who loses an input takes its descendants along: the next look may not track the parent any more.
+    """
     after = dict(tracked)
-    spenders = {outpoint: set[bytes]() for item in tracked.values() for outpoint in item.inputs}
+    spenders, children = defaultdict[bytes, set[bytes]](set), defaultdict[bytes, set[bytes]](set)
     for txid, item in tracked.items():
         for outpoint in item.inputs:
             spenders[outpoint].add(txid)
+            children[outpoint[:32]].add(txid)
     for hit in hits:
-        for txid in {txid for outpoint in hit.inputs for txid in spenders.get(outpoint, ())} - {hit.txid}:
+        losers = {txid for outpoint in hit.inputs for txid in spenders[outpoint]} - {hit.txid}
+        for txid in _with_descendants(losers, children):
             after[txid] = replace(after[txid], facts=_conflicted(txid, hit))
         if hit.txid in after:
             after[hit.txid] = replace(after[hit.txid], facts=TxFacts(hit.txid, TxState.ANCHORED, hit.block))
     return after
+
+
+def _with_descendants(txids: AbstractSet[bytes], children: Mapping[bytes, AbstractSet[bytes]]) -> set[bytes]:
+    found, waiting = set(txids), list(txids)
+    while waiting:
+        new = children.get(waiting.pop(), frozenset()) - found
+        found |= new
+        waiting += new
+    return found
 
 
 def _conflicted(txid: bytes, hit: BlockHit) -> TxFacts:

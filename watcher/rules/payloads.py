@@ -129,14 +129,14 @@ def anomaly_event(
     """Type and body of the event that reports money which no longer changes the invoice."""
     data = invoice_document(invoice, tip_height, base_url)
     rate = invoice.payment_rates.get(payment.key)
-    worth = value_at(payment.amount_sat, invoice.currency, rate) if rate else None
+    worth = fiat_text(value_at(payment.amount_sat, invoice.currency, rate), invoice.currency) if rate else None
     is_btc = invoice.quote is None
     data |= {
         "anomaly": payment.anomaly,
         "reason": payment.anomaly,
         "payment": _payment(payment, tip_height),
         "paidBtc": btc_text(payment.amount_sat),
-        "paidAmount": btc_text(payment.amount_sat) if is_btc else worth and fiat_text(worth, invoice.currency),
+        "paidAmount": btc_text(payment.amount_sat) if is_btc else worth,
         "rate": f"{rate.normalize():f}" if rate else None,
     }
     return _event(ANOMALY_TYPE, head, data)

@@ -1,7 +1,9 @@
 """The life of a role: start, run until a signal or a failure, stop in order, leave with a telling exit code."""
 
 import asyncio
+import os
 import signal
+import socket
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
@@ -20,7 +22,27 @@ async def run_until_stopped(main: Main) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    await main(stop)
+    watchdog = loop.create_task(_feed_watchdog())
+    try:
+        await main(stop)
+    finally:
+        watchdog.cancel()
+
+
+async def _feed_watchdog() -> None:
+    """Tell systemd that this event loop turns, twice in each WatchdogSec of the unit (sd_notify(3)).
+
+    Elsewhere, where the variables are not set, do nothing.
+    """
+    address, interval_us = os.environ.get("NOTIFY_SOCKET", ""), os.environ.get("WATCHDOG_USEC", "")
+    if not address or not interval_us:
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.setblocking(False)
+        while True:
+            with suppress(OSError):  # a manager that is too busy to listen hears the next one
+                manager.sendto(b"WATCHDOG=1", address.replace("@", "\0", 1) if address[0] == "@" else address)
+            await asyncio.sleep(int(interval_us) / 2_000_000)
 
 
 def run_role(main: Main) -> int:

@@ -55,6 +55,7 @@ _NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")
 _EXAMPLE = "write it like https://shop.example/webhooks"
 
 
+@lru_cache(maxsize=1024)  # the notifier asks the same again and again; refusals are not kept
 def check_url(url: str, allow_http: bool, allow_targets: tuple[str, ...]) -> None:  # noqa: FBT001 (as the setting)
     """Raise `Rejected`, with what to write instead as the hint, unless `url` may be notified.
 

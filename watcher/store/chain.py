@@ -89,8 +89,13 @@ _TRACKED_ABOVE = f"""{_TRACKED} WHERE t.state IN ('mempool', 'replaced', 'evicte
 UNION ALL {_TRACKED} WHERE t.conflict_height > $1
 UNION ALL {_TRACKED} WHERE t.anchor_height > $1"""
 
-_TRACKED_AMONG = f"""{_TRACKED} WHERE t.state IN ('mempool', 'replaced', 'evicted')
-AND t.txid = ANY($1::bytea[] || array(SELECT txid FROM tx_input WHERE outpoint = ANY($2::bytea[])))"""  # noqa: S608
+# The fate of an ancestor is that of its descendants, so all that are tracked come along.
+_TRACKED_AMONG = f"""
+WITH RECURSIVE family(txid) AS (
+  (SELECT unnest($1::bytea[]) UNION SELECT txid FROM tx_input WHERE outpoint = ANY($2::bytea[]))
+  UNION SELECT substr(i.outpoint, 1, 32) FROM family JOIN tx_input i USING (txid)
+)
+{_TRACKED} WHERE t.state IN ('mempool', 'replaced', 'evicted') AND t.txid IN (SELECT txid FROM family)"""
 
 
 async def tracked_above(connection: Connection, fork_height: int) -> dict[bytes, Tracked]:
@@ -104,7 +109,7 @@ async def tracked_above(connection: Connection, fork_height: int) -> dict[bytes,
 async def tracked_among(
     connection: Connection, txids: Iterable[bytes], outpoints: Iterable[bytes]
 ) -> dict[bytes, Tracked]:
-    """Those of the tracked transactions `txids`, and spenders of `outpoints`, that the mempool can still change."""
+    """Of `txids`, the spenders of `outpoints` and the ancestors of both: what is tracked and the mempool can change."""
     rows = await connection.fetch(
         _TRACKED_AMONG, list(txids), list(outpoints),
     )  # fmt: skip

@@ -9,19 +9,32 @@ from watcher.rules.ledger import posting
 from watcher.runtime.db import Connection
 from watcher.store.records import columns
 
+Line = tuple[str, str, dict[str, Any]]
+"""A line of a timeline: (invoice_id, kind, detail)."""
 
-async def post(
-    connection: Connection, positions: Mapping[str, Mapping[str, int]], projects: Mapping[str, str], now: datetime
-) -> None:
-    """Book what leads from the booked position of each invoice to its new one, as one balanced posting each."""
+
+async def booked_positions(connection: Connection, invoice_ids: Sequence[str]) -> dict[str, dict[str, int]]:
+    """Where the money of invoices stands by the ledger: satoshi by account; those without entries are left out."""
     booked: defaultdict[str, dict[str, int]] = defaultdict(dict)
-    for row in await connection.fetch(
+    rows = await connection.fetch(
         "SELECT invoice_id, account, sum(amount_sat)::bigint AS amount_sat FROM ledger_entry "
         "WHERE invoice_id = ANY($1) GROUP BY invoice_id, account",
-        list(positions),
-    ):
+        invoice_ids,
+    )
+    for row in rows:
         booked[row["invoice_id"]][row["account"]] = row["amount_sat"]
-    entries = {id_: posting(booked[id_], position) for id_, position in positions.items()}
+    return booked
+
+
+async def post(
+    connection: Connection,
+    booked: Mapping[str, Mapping[str, int]],
+    positions: Mapping[str, Mapping[str, int]],
+    projects: Mapping[str, str],
+    now: datetime,
+) -> None:
+    """Book what leads from the booked position of each invoice to its new one, as one balanced posting each."""
+    entries = {id_: posting(booked.get(id_, {}), position) for id_, position in positions.items()}
     moved = [id_ for id_, entry in entries.items() if entry]
     rows = [
         (number, projects[id_], id_, account, amount_sat)
@@ -42,8 +55,8 @@ SELECT p.posting, n.project_id, n.invoice_id, n.account, n.amount_sat, $6 FROM n
 """
 
 
-async def note(connection: Connection, lines: Sequence[tuple[str, str, dict[str, Any]]], now: datetime) -> None:
-    """Add (invoice_id, kind, detail) lines to timelines."""
+async def note(connection: Connection, lines: Sequence[Line], now: datetime) -> None:
+    """Add lines to timelines."""
     await connection.execute(
         "INSERT INTO timeline (invoice_id, happened_at, kind, detail) "
         "SELECT n.invoice_id, $4, n.kind, n.detail FROM unnest($1::text[], $2::text[], $3::jsonb[]) "

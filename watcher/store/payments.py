@@ -87,17 +87,14 @@ WHERE invoice_id = ANY($1) AND state IN ('requested', 'sending', 'answered')
 _UNDER_WAY_OF_I = _UNDER_WAY.replace("= ANY($1)", "= i.id")
 
 _DUE = f"""
-SELECT i.id FROM (
-  (SELECT id FROM invoice WHERE judge_pending ORDER BY id LIMIT $2)
-  UNION
-  (SELECT id FROM invoice WHERE judge_at <= $1 ORDER BY judge_at LIMIT $2)
-) i
-WHERE NOT EXISTS ({_UNDER_WAY_OF_I})
+(SELECT i.id FROM invoice i WHERE i.judge_pending AND NOT EXISTS ({_UNDER_WAY_OF_I}) ORDER BY i.id LIMIT $2)
+UNION
+(SELECT i.id FROM invoice i WHERE i.judge_at <= $1 AND NOT EXISTS ({_UNDER_WAY_OF_I}) ORDER BY i.judge_at LIMIT $2)
 """  # noqa: S608 (constant text)
 
 
 async def due_at(connection: Connection, looked_at: datetime, limit: int) -> list[str]:
-    """Invoices that time, or facts that were not judged yet, make due; none with a click under way."""
+    """Up to `limit` invoices that time makes due and as many that have unjudged facts; none with a click under way."""
     return [row["id"] for row in await connection.fetch(_DUE, looked_at, limit)]
 
 

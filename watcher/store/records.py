@@ -104,20 +104,19 @@ class Due:
     report_at_height: dict[tuple[bytes, int], int]
 
 
-_SAVE_INVOICES = """
-UPDATE invoice i SET status = n.status, reason = n.reason, paid_sat = n.paid_sat, reached_due = n.reached_due,
-  set_closed = n.set_closed, last_sequence = n.last_sequence, confirmed_at = n.confirmed_at,
-  judge_at = n.judge_at, judge_at_height = n.judge_at_height, judge_pending = false
-FROM unnest($1::text[], $2::text[], $3::text[], $4::bigint[], $5::bool[], $6::bool[], $7::int[], $8::timestamptz[],
-            $9::timestamptz[], $10::int[])
-  AS n(id, status, reason, paid_sat, reached_due, set_closed, last_sequence, confirmed_at, judge_at, judge_at_height)
-WHERE i.id = n.id
-"""
-
-_SAVE_PAYMENTS = """
+_SAVE = """
+WITH saved AS (
+  UPDATE invoice i SET status = n.status, reason = n.reason, paid_sat = n.paid_sat, reached_due = n.reached_due,
+    set_closed = n.set_closed, last_sequence = n.last_sequence, confirmed_at = n.confirmed_at,
+    judge_at = n.judge_at, judge_at_height = n.judge_at_height, judge_pending = false
+  FROM unnest($1::text[], $2::text[], $3::text[], $4::bigint[], $5::bool[], $6::bool[], $7::int[], $8::timestamptz[],
+              $9::timestamptz[], $10::int[])
+    AS n(id, status, reason, paid_sat, reached_due, set_closed, last_sequence, confirmed_at, judge_at, judge_at_height)
+  WHERE i.id = n.id
+)
 UPDATE payment y SET judged = n.judged, counted = n.counted, in_closed_set = n.in_closed_set,
   confirmed_anchor_hash = n.confirmed_anchor_hash, anomaly = n.anomaly, report_at_height = n.report_at_height
-FROM unnest($1::bytea[], $2::int[], $3::bool[], $4::bool[], $5::bool[], $6::bytea[], $7::text[], $8::int[])
+FROM unnest($11::bytea[], $12::int[], $13::bool[], $14::bool[], $15::bool[], $16::bytea[], $17::text[], $18::int[])
   AS n(txid, vout, judged, counted, in_closed_set, confirmed_anchor_hash, anomaly, report_at_height)
 WHERE y.txid = n.txid AND y.vout = n.vout
 """
@@ -125,7 +124,7 @@ WHERE y.txid = n.txid AND y.vout = n.vout
 
 async def save(connection: Connection, judged: Sequence[tuple[Invoice, Due]]) -> None:
     """Write what was judged of invoices and of their payments."""
-    rows = [
+    invoices = [
         (
             invoice.id, invoice.standing.status, invoice.standing.reason, invoice.standing.paid_sat,
             invoice.standing.reached_due, invoice.standing.set_closed, invoice.last_sequence, invoice.confirmed_at,
@@ -133,7 +132,6 @@ async def save(connection: Connection, judged: Sequence[tuple[Invoice, Due]]) ->
         )
         for invoice, due in judged
     ]  # fmt: skip
-    await connection.execute(_SAVE_INVOICES, *columns(rows, 10))
     payments = [
         (
             payment.tx.txid, payment.vout, payment.judged, payment.counted, payment.in_closed_set,
@@ -142,8 +140,7 @@ async def save(connection: Connection, judged: Sequence[tuple[Invoice, Due]]) ->
         for invoice, due in judged
         for payment in invoice.payments
     ]  # fmt: skip
-    if payments:
-        await connection.execute(_SAVE_PAYMENTS, *columns(payments, 8))
+    await connection.execute(_SAVE, *columns(invoices, 10), *columns(payments, 8))
 
 
 def columns(rows: Iterable[Sequence[object]], width: int) -> list[list[object]]:

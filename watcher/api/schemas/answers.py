@@ -31,11 +31,6 @@ class Listing(Model, Generic[Item]):
     items: list[Item]
     next_cursor: Text | None = Field(description="To be given for the next page; null at the end.")
 
-    @classmethod
-    def model_parametrized_name(cls, params: tuple[Any, ...]) -> str:
-        """`ProjectList` rather than `Listing[Project]`."""
-        return f"{params[0].__name__}List"
-
 
 class ShownTier(Model):
     """A tier of a policy."""
@@ -72,6 +67,10 @@ class CreatedProject(Project):
 
     api_key: Text = Field(default_factory=str, json_schema_extra={"examples": ["pw_project_…"]})
     webhook_secret: Text = Field(default_factory=str, json_schema_extra={"examples": ["whsec_…"]})
+
+
+class ProjectList(Listing[Project]):
+    """A page of projects, newest first."""
 
 
 class Balance(Model):
@@ -135,6 +134,10 @@ class Invoice(Model):
     payment_count: Number
 
 
+class InvoiceList(Listing[Invoice]):
+    """A page of invoices, newest first."""
+
+
 class EventData(Invoice):
     """The invoice as of an event, with what the event adds."""
 
@@ -185,6 +188,10 @@ class Event(Model):
     data: EventData | AnomalyData
 
 
+class EventList(Listing[Event]):
+    """A page of an invoice's events, oldest first."""
+
+
 class EventFeed(Model):
     """The next events of a project."""
 
@@ -199,6 +206,10 @@ class TimelineLine(Model):
     at: Time
     kind: Text
     detail: dict[str, Any]
+
+
+class Timeline(Listing[TimelineLine]):
+    """A page of an invoice's timeline, oldest first."""
 
 
 class Attempt(Model):
@@ -234,6 +245,10 @@ class Delivery(Model):
     delivered_at: Time | None
     dead_reason: Text | None
     replay_of: DeliveryId | None
+
+
+class DeliveryList(Listing[Delivery]):
+    """A page of deliveries, newest first."""
 
 
 class Queued(Model):

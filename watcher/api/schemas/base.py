@@ -3,11 +3,14 @@
 What a schema cannot express (an amount's decimals depend on its currency) is checked by the handlers.
 """
 
+import re
+from datetime import UTC, datetime
 from typing import Annotated
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Strict
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, Strict, WithJsonSchema
 from pydantic.alias_generators import to_camel
 from pydantic_core import PydanticCustomError
+from typing_extensions import TypeAliasType
 
 from watcher.rules.money import MINOR_DIGITS
 from watcher.runtime.targets import URL_LENGTH_MAX
@@ -25,6 +28,8 @@ NO_NUL = r"^[^\x00]*$"
 # A decimal number above zero; 17 digits before the point are more than 21 million bitcoin in any currency.
 AMOUNT = r"^([1-9][0-9]{0,16}(\.[0-9]{1,8})?|0\.[0-9]{0,7}[1-9][0-9]{0,7})$"
 
+AMOUNT_SENTENCE = 'write a number above zero as a string, such as "12.50"'
+
 # Unicode host names have an ASCII form (punycode), and everything else in a URL can be percent-encoded.
 URL = r"^https?://[!-~]+$"
 
@@ -37,16 +42,48 @@ def _known_currency(code: str) -> str:
     return code
 
 
+def _as_string(amount: object) -> object:
+    if not isinstance(amount, str):
+        raise PydanticCustomError("amount", AMOUNT_SENTENCE)
+    return amount
+
+
+def _whole(value: object) -> object:
+    """JSON knows no integers: 4.0 is one."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
 Text = Annotated[str, Strict()]
-Currency = Annotated[Text, AfterValidator(_known_currency), Field(json_schema_extra={"enum": [*sorted(MINOR_DIGITS)]})]
+Currency = TypeAliasType(
+    "Currency",
+    Annotated[Text, AfterValidator(_known_currency), Field(json_schema_extra={"enum": [*sorted(MINOR_DIGITS)]})],
+)
 Amount = Annotated[
     Text,
+    BeforeValidator(_as_string),
     Field(pattern=AMOUNT, description="A decimal string, never a JSON number.", examples=["12.50"]),
 ]
 WebUrl = Annotated[Text, Field(pattern=URL, max_length=URL_LENGTH_MAX, examples=["https://shop.example/paid"])]
-Confirmations = Annotated[int, Strict(), Field(ge=0, le=100)]
-Number = Annotated[int, Strict()]
+Number = Annotated[int, Strict(), BeforeValidator(_whole)]
+Confirmations = Annotated[Number, Field(ge=0, le=100)]
 Switch = Annotated[bool, Strict()]
+
+RFC_3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d{1,6})?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
+
+
+def _moment(value: object) -> datetime:
+    sentence = PydanticCustomError("time", "write a time such as 2026-11-20T08:30:00Z, with its offset from UTC")
+    if not isinstance(value, str) or not RFC_3339.fullmatch(value):
+        raise sentence
+    try:
+        return datetime.fromisoformat(value.upper()).astimezone(UTC)
+    except (ValueError, OverflowError):
+        raise sentence from None
+
+
+Moment = Annotated[
+    datetime, BeforeValidator(_moment), WithJsonSchema({"type": "string", "format": "date-time"}, mode="validation")
+]
 
 Btc = Annotated[Text, Field(pattern=r"^[0-9]+\.[0-9]{8}$", examples=["0.00123456"])]
 Fiat = Annotated[Text, Field(pattern=r"^[0-9]+(\.[0-9]+)?$", examples=["100.00"])]

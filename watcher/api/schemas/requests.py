@@ -4,7 +4,7 @@ from decimal import Decimal
 from itertools import pairwise
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, AwareDatetime, Field
+from pydantic import AfterValidator, Field
 from pydantic_core import PydanticCustomError
 
 from watcher.api.schemas.base import (
@@ -16,6 +16,7 @@ from watcher.api.schemas.base import (
     EventId,
     InvoiceId,
     Model,
+    Moment,
     Number,
     ProjectId,
     Text,
@@ -97,7 +98,6 @@ class NewInvoice(Model):
     )
 
 
-Moment = Annotated[AwareDatetime, Field(json_schema_extra={"examples": ["2026-11-20T08:30:00Z"]})]
 Position = Annotated[Text, Field(pattern="^[0-9]{1,18}$")]
 
 
