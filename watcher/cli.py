@@ -99,6 +99,30 @@ def _health(
     return 0 if health.ok else 1
 
 
+def _audit(
+    settings: Settings,
+    *,
+    from_height: Annotated[int | None, typer.Option(min=0, help="First block; default: 1,000 blocks.")] = None,
+    to_height: Annotated[int | None, typer.Option(min=0, help="Last block; default: our tip.")] = None,
+    as_json: Json = False,
+) -> int:
+    """Prove payments against the node, and the ledger against the payments. Exits 1 with findings."""
+    from watcher.audit import examine
+
+    async def tell() -> int:
+        count = 0
+        async for finding in examine(settings, from_height, to_height):
+            count += 1
+            told = {"kind": finding.kind, "what": finding.what, "detail": finding.detail}
+            _say(told, f"{finding.kind:13}{finding.what}: {finding.detail}", as_json)
+        return count
+
+    count = asyncio.run(tell())
+    if not as_json:
+        typer.echo(f"{count} findings" if count else "everything agrees")
+    return 1 if count else 0
+
+
 def _db_upgrade(settings: Settings) -> int:
     """Bring the schema up to date."""
     from watcher.administration import upgrade_schema
@@ -139,6 +163,7 @@ app.command("watcher")(with_settings(_watcher))
 app.command("api")(with_settings(_api))
 app.command("notifier")(with_settings(_notifier))
 app.command("doctor")(with_settings(_doctor))
+app.command("audit")(with_settings(_audit))
 app.command("health")(with_settings(_health, ("api_host", "api_port")))
 db.command("upgrade")(with_settings(_db_upgrade, DATABASE))
 db.command("status")(with_settings(_db_status, DATABASE))

@@ -15,6 +15,7 @@ async def up(request, tmp_path_factory) -> AsyncIterator[Up]:
     running = Up(tmp_path_factory.mktemp("up"), arguments)
     await running.start()
     yield running
+    assert await running.command("audit") == (0, "everything agrees\n")
     assert await running.stop() == 0
 
 

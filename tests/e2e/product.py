@@ -43,6 +43,20 @@ class Up:
         assert line, f"`up` ended with {await self.process.wait()}"
         self.links = json.loads(line)
 
+    async def command(self, *arguments: str) -> tuple[int, str]:
+        """Run `paywatch …` with the settings of this environment; exit code and output."""
+        node = self.links["bitcoind"]
+        settings = {
+            "DATABASE_URL": self.links["database"], "NETWORK": "regtest", "BITCOIND_URL": node["url"],
+            "BITCOIND_USER": node["user"], "BITCOIND_PASSWORD": node["password"],
+        }  # fmt: skip
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "watcher.cli", *arguments, stdout=asyncio.subprocess.PIPE,
+            env=os.environ | {f"PAYWATCH_{name}": value for name, value in settings.items()},
+        )  # fmt: skip
+        output, _ = await process.communicate()
+        return process.returncode, output.decode()
+
     async def stop(self) -> int:
         """End it as an operator does, and remove what it made; the exit code of `up`."""
         self.process.terminate()

@@ -24,6 +24,7 @@ async def up(tmp_path_factory) -> AsyncIterator[Up]:
     running = Up(tmp_path_factory.mktemp("kills"))
     await running.start()
     yield running
+    assert await running.command("audit") == (0, "everything agrees\n")
     assert await running.stop() == 0
 
 
