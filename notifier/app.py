@@ -63,11 +63,13 @@ async def _run(settings: Settings, pool: Pool, client: Client, stop: asyncio.Eve
     doorbell = Doorbell()
     worker = Worker(Store(pool, lease_seconds), client, doorbell, settings.delivery_slots, random.random)
     confirmations = Confirmations(pool, client, doorbell, lease_seconds)
-    async with asyncio.TaskGroup() as group:
-        group.create_task(worker.run(stop))
-        group.create_task(confirmations.run(stop))
-        group.create_task(listen(settings.database_url, doorbell, stop))
-        log.info("notifier.started", slots=settings.delivery_slots)
-        await stop.wait()
-        doorbell.ring()
+    async with asyncio.TaskGroup() as around:
+        listening = around.create_task(listen(settings.database_url, doorbell))
+        async with asyncio.TaskGroup() as group:
+            group.create_task(worker.run(stop))
+            group.create_task(confirmations.run(stop))
+            log.info("notifier.started", slots=settings.delivery_slots)
+            await stop.wait()
+            doorbell.ring()
+        listening.cancel()
     log.info("notifier.stopped")

@@ -203,7 +203,8 @@ def _detail(error: Exception) -> str:
     """What the error itself says; of many of aiohttp's that is the URL, which may hold a token."""
     if isinstance(error, OSError):
         return error.strerror or str(error)
-    return getattr(error, "message", "") or type(error).__name__
+    words = getattr(error, "message", "")
+    return words if isinstance(words, str) and words else type(error).__name__
 
 
 def _is_before_any_byte(error: aiohttp.ServerDisconnectedError | aiohttp.ClientOSError) -> bool:

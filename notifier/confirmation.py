@@ -19,8 +19,8 @@ from notifier import metrics
 from notifier.client import Client
 from notifier.doorbell import Doorbell, rung
 from notifier.rules.delivery import Answer, Outcome
+from notifier.rules.schedule import RECORD_AT_STOP_SECONDS, database_pause_seconds
 from notifier.rules.signing import Message
-from notifier.worker import RECORD_AT_STOP_SECONDS, pause_seconds
 from watcher.runtime.db import Pool, passing_errors_as_transient
 from watcher.runtime.errors import Transient
 from watcher.runtime.service import stopped_within
@@ -100,8 +100,7 @@ class Confirmations:
             tidying = group.create_task(self._tidy())
             await self._claim_until(stop, group)
             if self._sending:
-                bound = self._client.timeout_seconds + RECORD_AT_STOP_SECONDS
-                await asyncio.wait(self._sending, timeout=bound)
+                await asyncio.wait(self._sending, timeout=self._client.timeout_seconds + RECORD_AT_STOP_SECONDS)
             for task in (tidying, *self._sending):
                 task.cancel()
 
@@ -113,7 +112,7 @@ class Confirmations:
             except Transient as error:
                 failures += 1
                 log.warning("click.claim_failed", error=error.message, failures=failures)
-                await stopped_within(stop, pause_seconds(failures))
+                await stopped_within(stop, database_pause_seconds(failures))
                 continue
             failures = 0
             for click in clicks:
@@ -154,7 +153,7 @@ class Confirmations:
                 log.warning("click.record_failed", error=error.message, failures=failures)
                 if time.monotonic() > lease_end:
                     return  # whoever lives then has answered it
-                await asyncio.sleep(pause_seconds(failures))
+                await asyncio.sleep(database_pause_seconds(failures))
             else:
                 _report(click, answer, late=not told)
                 return

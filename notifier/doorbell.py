@@ -9,7 +9,6 @@ import structlog
 
 from watcher.runtime.db import PASSING_ERRORS, connect
 from watcher.runtime.errors import PaywatchError
-from watcher.runtime.service import stopped_within
 
 CHANNEL = "paywatch_deliveries"
 POLL_SECONDS = 1.0
@@ -49,22 +48,23 @@ async def rung(bell: asyncio.Event) -> None:
     bell.clear()
 
 
-async def listen(url: str, doorbell: Doorbell, stop: asyncio.Event) -> None:
+async def listen(url: str, doorbell: Doorbell) -> None:
     """Ring whenever `CHANNEL` is notified, through a connection of its own, made again when it dies."""
-    while not stop.is_set():
+    while True:
         try:
-            await _listen_once(url, doorbell, stop)
+            await _listen_until_lost(url, doorbell)
         except (PaywatchError, *PASSING_ERRORS) as error:
             log.warning("doorbell.lost", error=str(error) or type(error).__name__)
-            await stopped_within(stop, RECONNECT_SECONDS)
+            await asyncio.sleep(RECONNECT_SECONDS)
 
 
-async def _listen_once(url: str, doorbell: Doorbell, stop: asyncio.Event) -> None:
+async def _listen_until_lost(url: str, doorbell: Doorbell) -> None:
     connection = await connect(url, "paywatch-notifier-doorbell")
     try:
         await connection.add_listener(CHANNEL, lambda *_: doorbell.ring())
         doorbell.ring()  # for what was said while nobody listened
-        while not await stopped_within(stop, PROBE_SECONDS):
+        while True:
+            await asyncio.sleep(PROBE_SECONDS)
             await connection.execute("SELECT 1", timeout=ANSWER_TIMEOUT_SECONDS)
     finally:
         connection.terminate()

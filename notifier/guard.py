@@ -9,6 +9,7 @@ import asyncio
 import socket
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from aiohttp.abc import AbstractResolver, ResolveResult
@@ -89,7 +90,7 @@ class Guard(AbstractResolver):
                 found: list[AddressInfo] | OSError = self._lookup(host, port)
             except OSError as error:
                 found = error
-            if not loop.is_closed():
+            with suppress(RuntimeError):  # the loop has ended, and nobody waits any more
                 loop.call_soon_threadsafe(tell, found)
 
         threading.Thread(target=run, name=f"lookup {host}", daemon=True).start()

@@ -33,19 +33,6 @@ EXPIRED_PER_REAP = 1_000
 # picked     them again, locked: who was claimed or changed since our snapshot drops out
 # claimed    with lease and token
 # The answer always has a row, since it also says where to go on: 0 when no endpoint is left.
-_CLAIM = 500  # with anything pending; the next claim goes on after them
-SHARE_MIN = 4  # deliveries of one endpoint per claim, when its cap allows
-EXPIRED_PER_REAP = 1_000
-
-# What a claim does, in order:
-# waiting   the next endpoints after the cursor that have anything pending, by skipping through the index, so
-#           that neither endpoints without work nor a long backlog of one endpoint cost anything
-# room      those of them that may be sent to now, with their free slots, and locked, so that two notifiers do
-#           not fill the same slots; NO KEY, since an INSERT of a delivery must not wait; half-open: one probe
-# picked    of each the oldest due deliveries that no other delivery of their invoice holds up: nothing of an
-#           invoice is in flight twice, and an earlier one goes first until `overtake_after`
-# claimed   one of each endpoint in turn, with lease and token
-# The answer always has a row, since it also says where to go on: 0 when no endpoint is left.
 _CLAIM = """
 WITH RECURSIVE waiting (id, number) AS (
   (SELECT d.endpoint_id, 1 FROM delivery d WHERE d.state = 'pending' AND d.endpoint_id > $1
@@ -114,24 +101,38 @@ JOIN endpoint e ON e.id = d.endpoint_id
 ORDER BY d.id FOR UPDATE OF d
 """
 
+# 'epoch' since asyncpg reads -infinity as a moment without a time zone.
 _ENDPOINTS = """
-SELECT id, consecutive_failures, blocked_until, disabled_reason FROM endpoint
+SELECT id, consecutive_failures, greatest(blocked_until, 'epoch') AS blocked_until, disabled_reason FROM endpoint
 WHERE id = ANY($1::bigint[]) ORDER BY id FOR NO KEY UPDATE
 """
 
-# Followers that were never tried wait together with their head, out of the way of the claim, but not beyond
-# the moment from which they may pass it; when the head is finished they are due.
-_FINISH = """
-WITH finished AS (
+# A result without a state is late: it is logged, once (its record may have been committed without our hearing
+# of it, and then it was no late one). Followers that were never tried wait together with their head, out of the
+# way of the claim, but not beyond the moment from which they may pass it; when it is finished they are due.
+_WRITE = """
+WITH result AS MATERIALIZED (
+  SELECT * FROM unnest(
+    $1::text[], $2::int[], $3::timestamptz[], $4::int[], $5::text[], $6::int[], $7::text[], $8::bytea[],
+    $9::text[], $10::timestamptz[], $11::timestamptz[], $12::text[])
+  AS r(delivery_id, number, started_at, duration_ms, outcome, http_status, error, response_head,
+       state, next_attempt_at, overtake_after, dead_reason)
+), logged AS (
+  INSERT INTO attempt
+    (delivery_id, number, started_at, duration_ms, outcome, http_status, error, response_head, late)
+  SELECT delivery_id, number, started_at, duration_ms, outcome, http_status, error, response_head, state IS NULL
+  FROM result r
+  WHERE state IS NOT NULL OR NOT EXISTS (
+    SELECT FROM attempt a
+    WHERE a.delivery_id = r.delivery_id AND a.number = r.number AND a.started_at = r.started_at)
+), finished AS (
   UPDATE delivery d
   SET state = r.state, lease_token = NULL, lease_until = NULL,
       next_attempt_at = CASE WHEN r.state = 'pending' THEN r.next_attempt_at ELSE d.next_attempt_at END,
       overtake_after = CASE WHEN r.state = 'pending' THEN coalesce(d.overtake_after, r.overtake_after)
                             ELSE d.overtake_after END,
       delivered_at = CASE WHEN r.state = 'delivered' THEN now() END, dead_reason = r.dead_reason
-  FROM unnest($1::text[], $2::text[], $3::timestamptz[], $4::timestamptz[], $5::text[])
-    AS r(id, state, next_attempt_at, overtake_after, dead_reason)
-  WHERE d.id = r.id
+  FROM result r WHERE d.id = r.delivery_id AND r.state IS NOT NULL
   RETURNING d.endpoint_id, d.invoice_id, d.sequence, d.state, d.next_attempt_at, d.overtake_after
 )
 UPDATE delivery d
@@ -149,19 +150,6 @@ SET consecutive_failures = r.failures, blocked_until = r.blocked_until, disabled
     status = CASE WHEN r.reason IS NULL THEN 'active' ELSE 'disabled' END
 FROM unnest($1::bigint[], $2::int[], $3::timestamptz[], $4::text[]) AS r(id, failures, blocked_until, reason)
 WHERE e.id = r.id
-"""
-
-# The same late result twice: the commit of the first recording was not heard of, and it was no late one.
-_LOG = """
-INSERT INTO attempt
-  (delivery_id, number, started_at, duration_ms, outcome, http_status, error, response_head, late)
-SELECT r.* FROM unnest(
-  $1::text[], $2::int[], $3::timestamptz[], $4::int[], $5::text[], $6::int[], $7::text[], $8::bytea[],
-  $9::boolean[])
-  AS r(delivery_id, number, started_at, duration_ms, outcome, http_status, error, response_head, late)
-WHERE NOT r.late OR NOT EXISTS (
-  SELECT FROM attempt a
-  WHERE a.delivery_id = r.delivery_id AND a.number = r.number AND a.started_at = r.started_at)
 """
 
 _REAP = """
@@ -184,7 +172,7 @@ SELECT count(*) AS pending, coalesce(extract(epoch FROM now() - min(created_at))
 FROM delivery WHERE state IN ('pending', 'in_flight')
 """
 
-HEALTHY = Endpoint(consecutive_failures=0, blocked_until=datetime.min.replace(tzinfo=UTC))
+HEALTHY = Endpoint(consecutive_failures=0, blocked_until=datetime.fromtimestamp(0, UTC))
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,7 +243,7 @@ class Store:
             held = await _held(connection, results)
             endpoints = await _endpoints(connection, held, results)
             records = _judge(results, held, endpoints, dice)
-            await _write(connection, records)
+            await connection.execute(_WRITE, *_columns([_row(record) for record in records]))
             await _write_endpoints(connection, endpoints)
         return records
 
@@ -338,23 +326,6 @@ def _judge(
     return records
 
 
-async def _write(connection: Connection, records: Sequence[Record]) -> None:
-    finished = [
-        (
-            record.result.delivery.id,
-            decision.state,
-            decision.next_attempt_at,
-            decision.overtake_after,
-            decision.dead_reason,
-        )
-        for record in records
-        if (decision := record.decision)
-    ]
-    if finished:
-        await connection.execute(_FINISH, *_columns(finished))
-    await connection.execute(_LOG, *_columns([_log_row(record) for record in records]))
-
-
 async def _write_endpoints(connection: Connection, endpoints: dict[int, Endpoint]) -> None:
     if endpoints:
         rows = [
@@ -364,8 +335,9 @@ async def _write_endpoints(connection: Connection, endpoints: dict[int, Endpoint
         await connection.execute(_JUDGE_ENDPOINTS, *_columns(rows))
 
 
-def _log_row(record: Record) -> tuple[Any, ...]:
-    delivery, answer = record.result.delivery, record.result.answer
+def _row(record: Record) -> tuple[Any, ...]:
+    """A record as `_WRITE` takes it."""
+    delivery, answer, decision = record.result.delivery, record.result.answer, record.decision
     return (
         delivery.id,
         delivery.message.attempt,
@@ -375,7 +347,10 @@ def _log_row(record: Record) -> tuple[Any, ...]:
         answer.status,
         answer.error,
         answer.head,
-        record.decision is None,
+        decision and decision.state,
+        decision and decision.next_attempt_at,
+        decision and decision.overtake_after,
+        decision and decision.dead_reason,
     )
 
 

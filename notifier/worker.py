@@ -1,7 +1,7 @@
 """The worker: claims what there are free slots for, posts each delivery in a task, records answers in batches.
 
-A slot is taken from the claim to the record. So answers that wait for a database that is away are bounded by
-the slots, and while they wait nothing is posted twice: their leases are neither claimed nor reaped here.
+A slot is a POST under way. Answers that wait for a database that is away are bounded by the number of slots; while
+they wait nothing is posted twice: their leases are neither claimed nor reaped here.
 """
 
 import asyncio
@@ -13,6 +13,7 @@ from notifier import metrics
 from notifier.client import Client
 from notifier.doorbell import Doorbell, rung
 from notifier.rules.delivery import Step
+from notifier.rules.schedule import RECORD_AT_STOP_SECONDS, database_pause_seconds
 from notifier.store import Delivery, Record, Result, Store
 from watcher.runtime.errors import Transient
 from watcher.runtime.service import stopped_within
@@ -20,15 +21,8 @@ from watcher.runtime.service import stopped_within
 RECORDS_PER_BATCH = 256
 REAP_SECONDS = 1.0
 BACKLOG_SECONDS = 15.0
-RECORD_AT_STOP_SECONDS = 1.0  # what is not recorded by then is sent again when its lease ends
-FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.1, 2.0  # between tries while the database is away
 
 log = structlog.get_logger()
-
-
-def pause_seconds(failures: int) -> float:
-    """The pause after so many failed tries in a row, from 1."""
-    return min(FIRST_PAUSE_SECONDS * (1 << min(failures - 1, 10)), LONGEST_PAUSE_SECONDS)
 
 
 class Worker:
@@ -38,7 +32,7 @@ class Worker:
         self._store = store
         self._client = client
         self._bell = doorbell.bell()
-        self._slots_free = slots
+        self._slots = slots
         self._dice = dice
         self._cursor = 0  # the endpoint after which the next claim goes on
         self._posting: set[asyncio.Task[None]] = set()
@@ -64,7 +58,7 @@ class Worker:
             except Transient as error:
                 failures += 1
                 log.warning("claim.failed", error=error.message, failures=failures)
-                await stopped_within(stop, pause_seconds(failures))
+                await stopped_within(stop, database_pause_seconds(failures))
             else:
                 failures = 0
                 await rung(self._bell)
@@ -72,15 +66,25 @@ class Worker:
     async def _fill_slots(self, stop: asyncio.Event, group: asyncio.TaskGroup) -> None:
         """Claim until no slot is free or every endpoint with work was looked at, beginning at the cursor."""
         ends_to_pass = 2 if self._cursor else 1
-        while ends_to_pass and self._slots_free > 0 and not stop.is_set():
-            claim = await self._store.claim(self._slots_free, self._cursor)
+        while ends_to_pass and (free := self._slots_free()) > 0 and not stop.is_set():
+            claim = await self._store.claim(free, self._cursor)
             for delivery in claim.deliveries:
-                self._slots_free -= 1
                 task = group.create_task(self._deliver(delivery))
                 self._posting.add(task)
-                task.add_done_callback(self._posting.discard)
+                task.add_done_callback(self._posted)
             self._cursor = claim.next_cursor
             ends_to_pass -= self._cursor == 0
+
+    def _slots_free(self) -> int:
+        """Slots without a POST, as long as no more answers wait than there are slots."""
+        under_way = len(self._posting)
+        return min(self._slots - under_way, 2 * self._slots - under_way - len(self._answered))
+
+    def _posted(self, task: asyncio.Task[None]) -> None:
+        was_full = self._slots_free() <= 0
+        self._posting.discard(task)
+        if was_full:
+            self._bell.set()
 
     async def _deliver(self, delivery: Delivery) -> None:
         answer = await self._client.post(delivery.message)
@@ -98,18 +102,17 @@ class Worker:
             except Transient as error:
                 failures += 1
                 log.warning("record.failed", error=error.message, waiting=len(self._answered), failures=failures)
-                await asyncio.sleep(pause_seconds(failures))
+                await asyncio.sleep(database_pause_seconds(failures))
             else:
                 failures = 0
                 self._settle(records)
 
     def _settle(self, records: list[Record]) -> None:
         del self._answered[: len(records)]
-        self._slots_free += len(records)
         if not self._answered:
             self._answer_waits.clear()
             self._all_recorded.set()
-        self._bell.set()  # slots are free, and followers may be due
+        self._bell.set()  # endpoints have room again, and followers may be due
         for record in records:
             _report(record)
 

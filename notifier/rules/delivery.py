@@ -8,8 +8,8 @@ Rules of this file:
 
 * Every answer but 2xx leads to another try until the schedule is over; 4xx too, since a bad deployment
   answers 404 for an hour. Only 410 says "never again", and then the delivery is held, not dropped.
-* The breaker counts signs that the endpoint does not work (no connection, no answer, 5xx), not that it
-  refuses.
+* The breaker counts signs that nobody is there (no connection, no answer in time). Who answers is there, also with
+  5xx: an endpoint that fails for some invoices must not delay the others.
 * An endpoint is judged by its facts at the moment of recording, read under the lock of its row.
 """
 
@@ -79,8 +79,8 @@ class Meaning(StrEnum):
     """What an answer tells about the endpoint."""
 
     ACCEPTS = "accepts"
-    REFUSES = "refuses"  # it works, and says no
-    FAILS = "fails"  # it does not work: the breaker counts
+    REFUSES = "refuses"  # it answers, and not with 2xx
+    FAILS = "fails"  # it does not answer: the breaker counts
     GONE = "gone"
     BLOCKED = "blocked"
     UNKNOWN = "unknown"  # the fault is ours
@@ -88,7 +88,7 @@ class Meaning(StrEnum):
 
 MEANING: dict[Outcome, Meaning] = {
     Outcome.SUCCESS: Meaning.ACCEPTS,
-    Outcome.HTTP: Meaning.REFUSES,  # unless its status says otherwise
+    Outcome.HTTP: Meaning.REFUSES,  # but for 410
     Outcome.TIMEOUT: Meaning.FAILS,
     Outcome.DNS: Meaning.FAILS,
     Outcome.CONNECT: Meaning.FAILS,
@@ -98,7 +98,6 @@ MEANING: dict[Outcome, Meaning] = {
     Outcome.INTERNAL: Meaning.UNKNOWN,
     Outcome.LOST: Meaning.UNKNOWN,
 }
-_FAILING_STATUSES = frozenset({408, 425, *range(500, 600)})
 _GONE_STATUS = 410
 
 
@@ -147,8 +146,6 @@ def outcome_of(status: int) -> Outcome:
 
 def meaning(outcome: Outcome, status: int | None) -> Meaning:
     """What an outcome, and its status when there is one, tells about the endpoint."""
-    if outcome is Outcome.HTTP and status in _FAILING_STATUSES:
-        return Meaning.FAILS
     if outcome is Outcome.HTTP and status == _GONE_STATUS:
         return Meaning.GONE
     return MEANING[outcome]
@@ -206,17 +203,16 @@ def _endpoint_after(
             return replace(endpoint, disabled_reason="gone")
         case Meaning.FAILS:
             failures = endpoint.consecutive_failures + 1
-            pause = max(breaker_pause(failures, jitter), retry_after or timedelta(0))
-            return replace(_paused(endpoint, now, pause), consecutive_failures=failures)
+            return replace(_paused(endpoint, now, breaker_pause(failures, jitter)), consecutive_failures=failures)
         case Meaning.REFUSES:
-            return _paused(endpoint, now, retry_after or timedelta(0))
+            return _paused(_recovered(now, endpoint), now, retry_after or timedelta(0))
         case Meaning.BLOCKED | Meaning.UNKNOWN:
             return endpoint
     assert_never(told)
 
 
 def _recovered(now: datetime, endpoint: Endpoint) -> Endpoint:
-    """The first success closes the breaker; a pause that the endpoint itself asked for goes on."""
+    """The first answer closes the breaker; a pause that the endpoint itself asked for goes on."""
     open_ = endpoint.consecutive_failures >= BREAKER_FAILURES
     blocked_until = min(endpoint.blocked_until, now) if open_ else endpoint.blocked_until
     return replace(endpoint, consecutive_failures=0, blocked_until=blocked_until)

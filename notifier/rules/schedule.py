@@ -30,6 +30,9 @@ BREAKER_FAILURES = 5  # in a row open the breaker
 _BREAKER_FIRST_PAUSE = timedelta(seconds=30)  # doubled by each further failure
 _BREAKER_LONGEST_PAUSE = timedelta(minutes=10)
 
+RECORD_AT_STOP_SECONDS = 1.0  # for answers at the end of a process; what is not recorded is sent after its lease
+_FIRST_DATABASE_PAUSE_SECONDS, _LONGEST_DATABASE_PAUSE_SECONDS = 0.1, 2.0
+
 RETRY_AFTER_MAX = timedelta(hours=24)  # an endpoint may not put itself to sleep for longer
 _SECONDS = re.compile(r"[0-9]{1,12}")
 _DATE = re.compile(r"[A-Z][a-z]{2}, [0-9]{2} [A-Z][a-z]{2} [0-9]{4} [0-9]{2}:[0-9]{2}:[0-9]{2} GMT")
@@ -54,6 +57,11 @@ def breaker_pause(consecutive_failures: int, jitter: float) -> timedelta:
         return timedelta(0)
     doublings = min(over, 10)  # far beyond the longest pause, and no overflow
     return min(_BREAKER_FIRST_PAUSE * (1 << doublings), _BREAKER_LONGEST_PAUSE) * (0.5 + 0.5 * jitter)
+
+
+def database_pause_seconds(failures: int) -> float:
+    """How long to wait for a database that was away so many times in a row, from 1."""
+    return min(_FIRST_DATABASE_PAUSE_SECONDS * (1 << min(failures - 1, 10)), _LONGEST_DATABASE_PAUSE_SECONDS)
 
 
 def parse_retry_after(header: str, now: datetime) -> timedelta | None:

@@ -71,7 +71,7 @@ class Shop:
         await self.pool.execute(
             """INSERT INTO invoice (id, project_id, test, amount, currency, amount_due_sat, script_pubkey, created_at,
                  expires_at, required_confirmations, judge_at)
-               SELECT i, $3, true, 1, 'BTC', 100000000, s, now(), date_trunc('second', now()) + interval '1 hour', 0, now()
+               SELECT i, $3, true, 1, 'BTC', 100000000, s, now(), date_trunc('day', now()) + interval '2 days', 0, now()
                FROM unnest($1::text[], $2::bytea[]) AS n(i, s)""",
             ids, scripts, self.project_id,
         )  # fmt: skip
@@ -222,6 +222,13 @@ def answering(*statuses: int, headers: dict[str, str] | None = None) -> Behaviou
     return answer
 
 
+async def hanging_up(request: web.Request) -> web.Response:
+    """Takes the request and ends the connection without an answer."""
+    assert request.transport is not None
+    request.transport.close()
+    return web.Response()
+
+
 def gated(gate: asyncio.Event) -> Behaviour:
     """Answers 200 once the gate is open."""
 
@@ -245,7 +252,7 @@ class RawServer:
 
 
 @asynccontextmanager
-async def raw_server(talk: Talk | None = None, **options: Any) -> AsyncIterator[RawServer]:
+async def raw_server(talk: Talk | None = None, host: str = "127.0.0.1", **options: Any) -> AsyncIterator[RawServer]:
     """Calls `talk` for each connection; without one it counts connections and closes them: a canary."""
     server = RawServer()
     tasks: set[asyncio.Task[None]] = set()
@@ -264,7 +271,7 @@ async def raw_server(talk: Talk | None = None, **options: Any) -> AsyncIterator[
             tasks.discard(task)
             writer.transport.abort()
 
-    listening = await asyncio.start_server(connected, "127.0.0.1", 0, **options)
+    listening = await asyncio.start_server(connected, host, 0, **options)
     scheme = "https" if options.get("ssl") else "http"
     server.url = f"{scheme}://127.0.0.1:{listening.sockets[0].getsockname()[1]}/hook"
     try:
