@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from typing import TypeVar
 
 import structlog
 
@@ -14,7 +15,7 @@ from watcher import confirmation
 from watcher.bitcoind.addresses import NodeAddressSource
 from watcher.bitcoind.client import node_client
 from watcher.bitcoind.feed import Feed
-from watcher.bitcoind.jsonrpc import NodeUnreachable, NodeWarmingUp
+from watcher.bitcoind.jsonrpc import NodeUnreachable, NodeWarmingUp, RpcError
 from watcher.bitcoind.look import Look
 from watcher.bitcoind.rpc import BitcoindRpc, ChainInfo
 from watcher.bitcoind.zmq import Doorbell
@@ -34,6 +35,8 @@ log = structlog.get_logger()
 LEASE_RENEWAL_SECONDS = 1.5
 STANDBY_SECONDS = 0.5
 UPKEEP_SECONDS = 1.0
+
+T = TypeVar("T")
 
 
 def main(settings: Settings) -> int:
@@ -59,7 +62,8 @@ class Watcher:
             )
             await migrate.check(pool)
             rpc = await stack.enter_async_context(node_client(settings))
-            await self._begin(pool, rpc)
+            if not await self._begin(pool, rpc, stop):
+                return
             await stack.enter_async_context(serve_metrics(settings))
             bell = await stack.enter_async_context(Doorbell(settings.bitcoind_zmq)) if settings.bitcoind_zmq else None
             epoch = await self._stand_by(pool, stop)
@@ -71,7 +75,7 @@ class Watcher:
                 settings.poll_interval_seconds, settings.heartbeat_seconds,
             )  # fmt: skip
             await self._follow(feed, pool, rpc, epoch, stop)
-            await service.release_lease(pool, epoch)
+            await _tried(service.release_lease(pool, epoch), "watcher.lease_not_released")
 
     async def _follow(self, feed: Feed, pool: Pool, rpc: BitcoindRpc, epoch: int, stop: asyncio.Event) -> None:
         async with asyncio.TaskGroup() as tasks:
@@ -85,7 +89,7 @@ class Watcher:
         """Wait until the lease is ours; its epoch, or None when we are told to stop before."""
         is_told = False
         while True:
-            epoch = await service.take_lease(pool, self.holder)
+            epoch = await _tried(service.take_lease(pool, self.holder), "watcher.lease_not_taken")
             if epoch is not None:
                 log.info("watcher.active", epoch=epoch)
                 return epoch
@@ -97,30 +101,25 @@ class Watcher:
 
     async def _keep_lease(self, pool: Pool, epoch: int, stop: asyncio.Event) -> None:
         while not await stopped_within(stop, LEASE_RENEWAL_SECONDS):
-            try:
-                async with passing_errors_as_transient():
-                    is_held = await service.renew_lease(pool, epoch)
-            except Transient as error:
-                log.warning("watcher.lease_not_renewed", error=error.message)
-                continue
-            if not is_held:
+            if await _tried(service.renew_lease(pool, epoch), "watcher.lease_not_renewed") is False:
                 raise LeaseLost("another watcher has taken over")
 
     async def _upkeep(self, pool: Pool, rpc: BitcoindRpc, stop: asyncio.Event) -> None:
-        """What is nobody's change: addresses ahead of need, clicks whose API process died, old answers."""
+        """What is nobody's change: clicks whose API process died, old answers, addresses ahead of need."""
         source = NodeAddressSource(rpc, self.settings.network)
         while not await stopped_within(stop, UPKEEP_SECONDS):
-            try:
-                async with passing_errors_as_transient():
-                    await descriptors.top_up(pool, source)
-                    await confirmation.sweep(pool)
-                    await idempotency.forget_old(pool, datetime.now(UTC))
-            except Transient as error:
-                log.warning("watcher.upkeep_failed", error=error.message)
+            await _tried(confirmation.sweep(pool), "watcher.upkeep_failed")
+            await _tried(idempotency.forget_old(pool, datetime.now(UTC)), "watcher.upkeep_failed")
+            await _tried(descriptors.top_up(pool, source), "watcher.upkeep_failed")
 
-    async def _begin(self, pool: Pool, rpc: BitcoindRpc) -> None:
-        """Refuse another chain than the one we know; on the first start, begin at the node's tip."""
-        info = await _answered(rpc.chain_info)
+    async def _begin(self, pool: Pool, rpc: BitcoindRpc, stop: asyncio.Event) -> bool:
+        """Refuse another chain than the one we know; on the first start, begin at the node's tip.
+
+        False when we are told to stop before the node answers.
+        """
+        info = await _answered(rpc.chain_info, stop)
+        if info is None:
+            return False
         if info.chain != self.settings.network:
             raise Misconfigured(
                 f"bitcoind is on the chain {info.chain!r}, and the setting network says {self.settings.network!r}",
@@ -138,18 +137,33 @@ class Watcher:
                 f"the database follows another chain ({state.network}) than this node ({info.chain})",
                 "use the node that the database was made with, or an empty database",
             )
+        return True
 
 
-async def _answered(ask: Callable[[], Awaitable[ChainInfo]]) -> ChainInfo:
-    """The answer of a node that may still be warming up. Raises `Unavailable` when there is no node."""
+async def _tried(work: Awaitable[T], event: str) -> T | None:
+    """What comes of the work; None, and a warning, while database or node are away or the node says no to it."""
+    try:
+        async with passing_errors_as_transient():
+            return await work
+    except (Transient, RpcError) as error:
+        log.warning(event, error=error.message)
+        return None
+
+
+async def _answered(ask: Callable[[], Awaitable[ChainInfo]], stop: asyncio.Event) -> ChainInfo | None:
+    """The answer of a node that may still be warming up, unless we are told to stop before.
+
+    Raises `Unavailable` when there is no node.
+    """
     while True:
         try:
             return await ask()
         except NodeWarmingUp as error:
             log.info("watcher.node_is_warming_up", answer=error.message)
-            await asyncio.sleep(STANDBY_SECONDS)
         except NodeUnreachable as error:
             raise Unavailable(error.message, error.hint) from None
+        if await stopped_within(stop, STANDBY_SECONDS):
+            return None
 
 
 async def _newest_blocks(rpc: BitcoindRpc, tip_hash: bytes, count: int) -> list[tuple[BlockId, datetime]]:

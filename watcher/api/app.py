@@ -35,9 +35,7 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
         await stack.enter_async_context(serve_metrics(settings))
         doorbell = Doorbell()
         context = Context(settings, pool, NodeAddressSource(rpc, settings.network), doorbell, stop)
-        tasks = await stack.enter_async_context(asyncio.TaskGroup())
-        tasks.create_task(doorbell.run(settings.database_url, stop))
         await stack.enter_async_context(
             listening(application(context), settings.api_host, settings.api_port, "api_port", STOP_SECONDS)
         )
-        await stop.wait()
+        await doorbell.run(settings.database_url, stop)

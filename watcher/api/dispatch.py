@@ -45,6 +45,7 @@ class Context:
     source: AddressSource
     doorbell: Doorbell
     stop: asyncio.Event
+    deriving: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
 CONTEXT = web.AppKey("context", Context)

@@ -21,9 +21,7 @@ log = structlog.get_logger()
 class Problem(Exception):
     """An answer other than success; `members` are added to the problem's JSON."""
 
-    def __init__(
-        self, status: int, detail: str, headers: dict[str, str] | None = None, **members: Any
-    ) -> None:
+    def __init__(self, status: int, detail: str, headers: dict[str, str] | None = None, **members: Any) -> None:
         super().__init__(detail)
         self.status = status
         self.detail = detail
@@ -84,7 +82,7 @@ def _sentences(error: Rejected) -> str:
 
 
 def problem_of(error: Exception) -> Problem:
-    """What an error means to the asker; what they cannot mend is logged and told without internals."""
+    """What an error means to the asker."""
     match error:
         case Problem():
             return error
@@ -94,15 +92,20 @@ def problem_of(error: Exception) -> Problem:
             return bad_request("the body is not what its headers say")
         case Rejected():
             return unprocessable([("", _sentences(error))])
-        case Transient():
-            log.warning("http.unavailable", error=error.message, hint=error.hint)
-            return unavailable("the node cannot be asked at the moment")
-        case _ if isinstance(error, PASSING_ERRORS):
-            log.warning("http.unavailable", error=str(error) or type(error).__name__)
-            return unavailable("the database cannot be asked at the moment")
         case _:
-            log.error("http.failed", exc_info=error)
-            return Problem(500, "something went wrong on our side; it has been logged")
+            return _not_their_fault(error)
+
+
+def _not_their_fault(error: Exception) -> Problem:
+    """What the asker cannot mend is logged, and told without internals."""
+    if isinstance(error, Transient):
+        log.warning("http.unavailable", error=error.message, hint=error.hint)
+        return unavailable("the node cannot be asked at the moment")
+    if isinstance(error, PASSING_ERRORS):
+        log.warning("http.unavailable", error=str(error) or type(error).__name__)
+        return unavailable("the database cannot be asked at the moment")
+    log.error("http.failed", exc_info=error)
+    return Problem(500, "something went wrong on our side; it has been logged")
 
 
 _DETAILS = {

@@ -9,12 +9,12 @@ from typing import Any
 
 from watcher import confirmation
 from watcher.api import documents
-from watcher.api.dispatch import Answer, Call
+from watcher.api.dispatch import Answer, Call, Context
 from watcher.api.errors import about, conflict, not_found, unavailable, unprocessable
 from watcher.api.projects import check_decimals
 from watcher.api.schemas.requests import InvoicePage, LinePage, NewInvoice, Nothing
 from watcher.prices.sources import current_quote
-from watcher.rules.money import BTC, MAX_SAT, SAT_PER_BTC, due_sat, value_at
+from watcher.rules.money import BTC, MAX_SAT, SAT_PER_BTC, due_sat, exact_value
 from watcher.rules.payloads import invoice_document
 from watcher.rules.policy import Requirement, requirement
 from watcher.rules.record import Invoice
@@ -32,11 +32,17 @@ async def create(call: Call[NewInvoice, Nothing]) -> Answer:
     """Make an invoice: one transaction, and no question to the node as long as derived addresses are left."""
     project = await _project(call)
     new = _new(call, project)
-    try:
-        return await _write(call, project, new)
-    except invoices.NoAddressLeft:
-        await descriptors.top_up(call.context.pool, call.context.source, descriptors.FIRST_BATCH)
-        return await _write(call, project, new)
+    while True:
+        try:
+            return await _write(call, project, new)
+        except invoices.NoAddressLeft:
+            await _derive_more(call.context, project.descriptor_id)
+
+
+async def _derive_more(context: Context, descriptor_id: int) -> None:
+    """Do what the watcher has not done in time; of many who find the addresses used up, one asks the node."""
+    async with context.deriving:
+        await descriptors.top_up(context.pool, context.source, descriptors.FIRST_BATCH, only=descriptor_id)
 
 
 async def _project(call: Call[NewInvoice, Nothing]) -> Project:
@@ -83,9 +89,7 @@ def _new(call: Call[NewInvoice, Nothing], project: Project) -> invoices.NewInvoi
     )
 
 
-def _required(
-    call: Call[NewInvoice, Nothing], project: Project, amount: Decimal, amount_due_sat: int
-) -> Requirement:
+def _required(call: Call[NewInvoice, Nothing], project: Project, amount: Decimal, amount_due_sat: int) -> Requirement:
     """The confirmations that it needs, its amount compared in the project's currency."""
     if project.currency == BTC:
         amount = Decimal(amount_due_sat) / SAT_PER_BTC
@@ -93,7 +97,8 @@ def _required(
         quote = current_quote(call.context.settings, project.currency, call.now)
         if quote is None:
             return requirement(project.policy, project.currency, None, call.body.confirmations)
-        amount = value_at(amount_due_sat, project.currency, quote.rate)
+        exact = exact_value(amount_due_sat, quote.rate)
+        return requirement(project.policy, project.currency, exact, call.body.confirmations)
     return requirement(project.policy, project.currency, amount, call.body.confirmations)
 
 

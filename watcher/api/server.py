@@ -36,10 +36,15 @@ def application(context: Context) -> web.Application:
     document = openapi_document(context.settings.base_url)
     server.router.add_get(f"{BASE}/openapi.json", _static(encoded(document), JSON))
     server.router.add_get("/docs", docs_page(document))
+    server.router.add_get("/", _to_docs)
     server.router.add_get("/livez", health.livez)
     server.router.add_get("/readyz", health.readyz)
     server.router.add_get("/pay/{id}", pages.payment_page)
     return server
+
+
+async def _to_docs(_request: web.Request) -> web.Response:
+    raise web.HTTPFound("/docs")
 
 
 def _static(body: bytes, content_type: str) -> Handler:

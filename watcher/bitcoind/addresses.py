@@ -37,11 +37,16 @@ class NodeAddressSource:
                 f"end the key with /*, such as {EXAMPLE}",
             )
         try:
-            await self.rpc.derive(info.canonical, 0, 0)
+            first = await self.rpc.derive(info.canonical, 0, 0)
         except RpcError as error:
             raise Rejected(
                 f"the node derives no addresses from the descriptor: {error.reason}", f"write one such as {EXAMPLE}"
             ) from None
+        if len(first) != 1:  # combo(): one index, several scripts
+            raise Rejected(
+                f"the descriptor gives {len(first)} addresses for each key, and an invoice has one",
+                f"name one kind of address, such as {EXAMPLE}",
+            )
         return info.canonical
 
     async def derive(self, descriptor: str, start: int, count: int) -> list[tuple[bytes, str]]:

@@ -62,7 +62,7 @@ class Feed:
             except LeaseLost:
                 raise
             except (Transient, Broken) as error:
-                self.caught_up = False
+                self.caught_up = self._offered = False
                 await self._say(error)
                 if isinstance(error, Broken):
                     raise

@@ -5,10 +5,10 @@ from dataclasses import replace
 from datetime import datetime
 
 from watcher.rules.invoice import (
-    COINBASE_MATURITY_BLOCKS,
     EXPIRY_GRACE,
     Moment,
     Step,
+    arrival_height,
     confirmations_of,
     is_late,
     is_present,
@@ -69,9 +69,7 @@ def judge_at(terms: Terms, step: Step) -> datetime | None:
 def judge_at_height(terms: Terms, step: Step, moment: Moment) -> int | None:
     """The next tip height that may change the judgement: confirmations reached, or a coinbase mature."""
     heights = [
-        payment.tx.anchor.height + COINBASE_MATURITY_BLOCKS - 1
-        for payment in step.payments
-        if payment.coinbase and payment.tx.anchor is not None
+        arrival_height(payment) for payment in step.payments if payment.coinbase and payment.tx.anchor is not None
     ]
     if step.standing.status is Status.UNCONFIRMED:
         heights += _confirming_height(terms, step.payments)

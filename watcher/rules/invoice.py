@@ -73,12 +73,12 @@ def settle(terms: Terms, standing: Standing, payments: Sequence[Payment], moment
     """
     steps: list[Step] = []
     known = {payment.key: payment for payment in payments if payment.judged}
-    for height, arrivals in _arrivals(payments):
-        if height is not None and known:
-            _walk(steps, terms, standing, known, Moment(height - 1, moment.now))
+    for height, arrivals in _arrivals(payments, moment.tip_height):
+        if known:
+            _walk(steps, terms, standing, known, Moment(min(height - 1, moment.tip_height), moment.now))
         for payment in arrivals:
             known[payment.key] = payment
-        _walk(steps, terms, standing, known, Moment(moment.tip_height if height is None else height, moment.now))
+        _walk(steps, terms, standing, known, Moment(min(height, moment.tip_height), moment.now))
     for payment in payments:
         known.setdefault(payment.key, payment)
     _walk(steps, terms, standing, known, moment)
@@ -97,25 +97,26 @@ def _walk(
     steps.append(Step(step.standing, tuple(known.values())))
 
 
-def _arrivals(payments: Iterable[Payment]) -> Iterator[tuple[int | None, list[Payment]]]:
-    """New payments by block height, then (height None) those in the mempool, a transaction at a time.
+def _arrivals(payments: Iterable[Payment], tip_height: int) -> Iterator[tuple[int, list[Payment]]]:
+    """New payments by the height at which they come in, then those of the mempool, a transaction at a time.
 
-    Nodes stamp whole seconds; within one, the order in which we learnt of them stands.
+    The mempool comes at the height that the next block will have. Nodes stamp whole seconds; within one, the
+    order in which we learnt of them stands.
     """
     new = [payment for payment in payments if not payment.judged]
-    anchored = sorted((payment for payment in new if payment.tx.anchor), key=_anchor_height)
-    for height, group in groupby(anchored, key=_anchor_height):
+    anchored = [payment for payment in new if payment.tx.anchor and arrival_height(payment) <= tip_height]
+    for height, group in groupby(sorted(anchored, key=arrival_height), key=arrival_height):
         yield height, list(group)
-    pooled = sorted(
-        (payment for payment in new if payment.tx.state is TxState.MEMPOOL), key=lambda payment: payment.first_seen_at
-    )
+    pooled = [payment for payment in new if payment.tx.state in (TxState.MEMPOOL, TxState.EVICTED)]
+    pooled.sort(key=lambda payment: payment.first_seen_at)
     for _, group in groupby(pooled, key=lambda payment: payment.tx.txid):
-        yield None, list(group)
+        yield tip_height + 1, list(group)
 
 
-def _anchor_height(payment: Payment) -> int:
+def arrival_height(payment: Payment) -> int:
+    """The height at which an anchored payment can count: its block's, or that at which a coinbase is mature."""
     assert payment.tx.anchor is not None
-    return payment.tx.anchor.height
+    return payment.tx.anchor.height + (COINBASE_MATURITY_BLOCKS - 1 if payment.coinbase else 0)
 
 
 def _as_of(payment: Payment, tip_height: int) -> Payment:
@@ -137,8 +138,8 @@ def confirmations_of(payment: Payment, tip_height: int) -> int:
 
 def is_present(terms: Terms, payment: Payment, moment: Moment) -> bool:
     """Whether its money is there: in the mempool, anchored (and mature), or evicted for less than the limit."""
-    if payment.coinbase:
-        return confirmations_of(payment, moment.tip_height) >= COINBASE_MATURITY_BLOCKS
+    if payment.coinbase:  # one that has counted was mature; a walk through lower heights does not change that
+        return payment.tx.anchor is not None and (payment.counted or arrival_height(payment) <= moment.tip_height)
     if payment.tx.evicted_at is not None:
         return moment.now < payment.tx.evicted_at + terms.eviction_limit
     return not payment.tx.is_taken_back
@@ -164,9 +165,9 @@ def _partly_paid(terms: Terms, moment: Moment) -> tuple[Status, Reason]:
 
 
 def _unpaid(terms: Terms, standing: Standing, payments: Iterable[Payment], moment: Moment) -> tuple[Status, Reason]:
-    mine = [payment for payment in payments if _belongs(terms, standing, payment)]
     if standing.reached_due:
-        taken_back = any(payment.tx.is_taken_back for payment in mine)
+        last = [payment for payment in payments if payment.counted and _belongs(terms, standing, payment)]
+        taken_back = any(payment.tx.is_taken_back for payment in last)
         return Status.INVALID, Reason.DOUBLE_SPENT if taken_back else Reason.VANISHED
     if is_expired(terms, moment):
         return Status.EXPIRED, Reason.EXPIRED

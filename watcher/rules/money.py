@@ -20,7 +20,7 @@ AED AFN ALL AMD AOA ARS AUD AWG AZN BAM BBD BDT BMD BND BOB BRL BSD BTN BWP BYN 
 CZK DKK DOP DZD EGP ERN ETB EUR FJD FKP GBP GEL GHS GIP GMD GTQ GYD HKD HNL HTG HUF IDR ILS INR IRR JMD KES KGS KHR
 KPW KYD KZT LAK LBP LKR LRD LSL MAD MDL MGA MKD MMK MNT MOP MRU MUR MVR MWK MXN MYR MZN NAD NGN NIO NOK NPR NZD PAB
 PEN PGK PHP PKR PLN QAR RON RSD RUB SAR SBD SCR SDG SEK SGD SHP SLE SOS SRD SSP STN SVC SYP SZL THB TJS TMT TOP TRY
-TTD TWD TZS UAH USD UYU UZS VED VES WST XCD YER ZAR ZMW ZWG
+TTD TWD TZS UAH USD UYU UZS VED VES WST XCD XCG YER ZAR ZMW ZWG
 """
 MINOR_DIGITS = (
     {BTC: 8}
@@ -37,10 +37,10 @@ def btc_text(amount_sat: int) -> str:
 
 def sat_of_btc(amount: Decimal) -> int:
     """BTC as satoshi; raises `ValueError` for more than eight decimals."""
-    sat = amount * SAT_PER_BTC
-    if sat != sat.to_integral_value():
+    sat = Fraction(amount) * SAT_PER_BTC  # a Decimal would round to the digits of its context
+    if sat.denominator != 1:
         raise ValueError(f"{amount} BTC has more than eight decimals")
-    return int(sat)
+    return sat.numerator
 
 
 def fiat_text(amount: Decimal, currency: str) -> str:
@@ -67,7 +67,18 @@ def paid_amount(amount: Decimal, currency: str, amount_due_sat: int, paid_sat: i
 
 def value_at(amount_sat: int, currency: str, rate: Decimal) -> Decimal:
     """What an amount is worth at a rate, rounded down to the minor unit."""
-    return _rounded_down(Fraction(rate) * amount_sat / SAT_PER_BTC, currency)
+    return _rounded_down(exact_value(amount_sat, rate), currency)
+
+
+def exact_value(amount_sat: int, rate: Decimal) -> Fraction:
+    """What an amount is worth at a rate, for comparing."""
+    return Fraction(rate) * amount_sat / SAT_PER_BTC
+
+
+def rounded_up(amount: Fraction, currency: str) -> Decimal:
+    """An amount with the currency's minor digits, for showing what must not look smaller than it is."""
+    digits = MINOR_DIGITS[currency]
+    return Decimal(ceil(amount * 10**digits)).scaleb(-digits)
 
 
 def _rounded_down(amount: Fraction, currency: str) -> Decimal:

@@ -3,9 +3,10 @@
 from dataclasses import dataclass
 from datetime import timedelta
 from decimal import Decimal
+from fractions import Fraction
 from typing import Any
 
-from watcher.rules.money import BTC, fiat_text
+from watcher.rules.money import BTC, fiat_text, rounded_up
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,10 +58,13 @@ class Requirement:
     reasons: tuple[str, ...]
 
 
-def requirement(policy: Policy, project_currency: str, amount: Decimal | None, asked: int | None = None) -> Requirement:
+def requirement(
+    policy: Policy, project_currency: str, amount: Decimal | Fraction | None, asked: int | None = None
+) -> Requirement:
     """What an invoice needs. `amount` is in the project's currency, None when no rate is known for it.
 
-    `asked` is the merchant's own number for this invoice and goes before the policy.
+    It is compared exactly, so one that a rate has made is best a fraction; it is shown rounded up. `asked` is the
+    merchant's own number for this invoice and goes before the policy.
     """
     if asked is not None:
         return Requirement(asked, (f"the invoice asks for {_confirmations(asked)}",))
@@ -68,9 +72,10 @@ def requirement(policy: Policy, project_currency: str, amount: Decimal | None, a
         return Requirement(1, ("the project is kept in BTC and has no tiers of its own: 1 confirmation",))
     if amount is None:
         return Requirement(1, (f"no rate is known to compare the amount in {project_currency}: 1 confirmation",))
-    shown = f"{fiat_text(amount, project_currency)} {project_currency}"
+    exact = Fraction(amount)
+    shown = f"{fiat_text(rounded_up(exact, project_currency), project_currency)} {project_currency}"
     for tier in policy.tiers:
-        if amount <= tier.up_to:
+        if exact <= Fraction(tier.up_to):
             limit = fiat_text(tier.up_to, project_currency)
             return Requirement(
                 tier.confirmations, (f"{shown} is at most {limit}: {_confirmations(tier.confirmations)}",)

@@ -25,6 +25,7 @@ PASSING_ERRORS = (
     asyncpg.InsufficientResourcesError,
     asyncpg.TransactionRollbackError,
     asyncpg.ReadOnlySQLTransactionError,
+    asyncpg.InternalClientError,  # the connection was cut in the middle of a message
 )
 
 
@@ -81,7 +82,7 @@ async def _connected(connecting: Any) -> Any:
     except (asyncpg.InvalidAuthorizationSpecificationError, asyncpg.InvalidCatalogNameError, ValueError) as error:
         raise Misconfigured(f"PostgreSQL refuses the connection: {error}", hint) from None
     except PASSING_ERRORS as error:
-        raise Unavailable(f"PostgreSQL cannot be reached: {error or type(error).__name__}", hint) from None
+        raise Unavailable(f"PostgreSQL cannot be reached: {str(error) or type(error).__name__}", hint) from None
 
 
 async def set_codecs(connection: Any) -> None:
@@ -95,4 +96,4 @@ async def passing_errors_as_transient() -> AsyncIterator[None]:
     try:
         yield
     except PASSING_ERRORS as error:
-        raise Transient(f"PostgreSQL: {error or type(error).__name__}") from error
+        raise Transient(f"PostgreSQL: {str(error) or type(error).__name__}") from error

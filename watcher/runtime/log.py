@@ -26,6 +26,15 @@ def _redact(_logger: object, _method: str, fields: MutableMapping[str, Any]) -> 
     return fields
 
 
+class _Libraries(logging.Handler):
+    """What libraries say by the standard library's logging goes the same way."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        level = max(logging.DEBUG, min(record.levelno // 10 * 10, logging.CRITICAL))
+        said = {"logger": record.name, "message": record.getMessage(), "exc_info": record.exc_info}
+        structlog.get_logger().log(level, "library", **said)
+
+
 def configure(level: str, style: str, role: str) -> None:
     """Set up structlog for a process; `style` is auto, json or text."""
     text = style == "text" or (style == "auto" and sys.stderr.isatty())
@@ -44,3 +53,4 @@ def configure(level: str, style: str, role: str) -> None:
         cache_logger_on_first_use=True,
     )
     structlog.contextvars.bind_contextvars(role=role)
+    logging.basicConfig(level=logging.WARNING, handlers=[_Libraries()], force=True)

@@ -4,6 +4,7 @@ Metrics are defined where they are counted, in the default registry of prometheu
 process and the interpreter. Names begin with `paywatch_`, with base units last; no label is an id.
 """
 
+import os
 import platform
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -58,7 +59,8 @@ async def listening(
             await web.TCPSite(runner, host, port).start()
         except OSError as error:
             raise Misconfigured(
-                f"cannot listen on {host}:{port}: {error.strerror or error}", f"free the port, or set another {setting}"
+                f"cannot listen on {host}:{port}: {os.strerror(error.errno) if error.errno else error}",
+                f"free the port, or set another {setting}",
             ) from None
         yield
     finally:

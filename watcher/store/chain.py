@@ -95,7 +95,7 @@ WITH RECURSIVE family(txid) AS (
   (SELECT unnest($1::bytea[]) UNION SELECT txid FROM tx_input WHERE outpoint = ANY($2::bytea[]))
   UNION SELECT substr(i.outpoint, 1, 32) FROM family JOIN tx_input i USING (txid)
 )
-{_TRACKED} WHERE t.state IN ('mempool', 'replaced', 'evicted') AND t.txid IN (SELECT txid FROM family)"""
+{_TRACKED} WHERE t.state IN ('mempool', 'replaced', 'evicted') AND t.txid IN (SELECT txid FROM family)"""  # noqa: S608
 
 
 async def tracked_above(connection: Connection, fork_height: int) -> dict[bytes, Tracked]:

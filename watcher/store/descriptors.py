@@ -67,14 +67,15 @@ async def _append(connection: Connection, descriptor_id: int, start: int, derive
     )  # fmt: skip
 
 
-async def top_up(pool: Pool, source: AddressSource, ahead: int = AHEAD) -> None:
-    """Derive addresses for every descriptor that has fewer than half of `ahead` left, up to `ahead`.
+async def top_up(pool: Pool, source: AddressSource, ahead: int = AHEAD, only: int | None = None) -> None:
+    """Derive addresses for every descriptor, or `only` this one, that has fewer than half of `ahead` left.
 
-    Any number of callers may do so at once. Raises `Transient` while the node is away.
+    Then it has `ahead`. Any number of callers may do so at once. Raises `Transient` while the node is away.
     """
     rows = await pool.fetch(
-        "SELECT id, descriptor, next_index, derived_count FROM descriptor WHERE derived_count - next_index < $1",
-        max(1, ahead // 2),
+        "SELECT id, descriptor, next_index, derived_count FROM descriptor "
+        "WHERE derived_count - next_index < $1 AND ($2::bigint IS NULL OR id = $2)",
+        max(1, ahead // 2), only,
     )  # fmt: skip
     for row in rows:
         start = row["derived_count"]

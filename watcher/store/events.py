@@ -22,7 +22,7 @@ async def feed(connection: Connection, project_id: str, after: int, limit: int) 
 async def of_invoice(connection: Connection, invoice_id: str, after: int, limit: int) -> list[Row]:
     """An invoice's events behind a sequence number, in order."""
     return await connection.fetch(
-        f"SELECT {_COLUMNS} FROM event WHERE invoice_id = $1 AND sequence > $2 ORDER BY sequence LIMIT $3",  # noqa: S608
+        f"SELECT {_COLUMNS} FROM event WHERE invoice_id = $1 AND sequence > $2::bigint ORDER BY sequence LIMIT $3",  # noqa: S608
         invoice_id, after, limit,
     )  # fmt: skip
 

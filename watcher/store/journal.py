@@ -18,7 +18,7 @@ async def booked_positions(connection: Connection, invoice_ids: Sequence[str]) -
     booked: defaultdict[str, dict[str, int]] = defaultdict(dict)
     rows = await connection.fetch(
         "SELECT invoice_id, account, sum(amount_sat)::bigint AS amount_sat FROM ledger_entry "
-        "WHERE invoice_id = ANY($1) GROUP BY invoice_id, account",
+        "WHERE invoice_id = ANY($1) GROUP BY invoice_id, account HAVING sum(amount_sat) <> 0",
         invoice_ids,
     )
     for row in rows:

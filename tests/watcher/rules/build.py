@@ -6,6 +6,7 @@ Blocks are named by height and branch (`101a`, `101b`), times are seconds after 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
+from itertools import pairwise
 
 from watcher.rules.invoice import Moment, Step, settle
 from watcher.rules.types import BlockId, Payment, Reason, Standing, Status, Terms, TxFacts, TxState
@@ -56,9 +57,7 @@ def evicted(name: str, seconds: int) -> TxFacts:
     return TxFacts(named(name), TxState.EVICTED, evicted_at=at(seconds))
 
 
-def pays(
-    tx: TxFacts, amount_sat: int = DUE, *, seen: int = 0, vout: int = 0, coinbase: bool = False
-) -> Payment:
+def pays(tx: TxFacts, amount_sat: int = DUE, *, seen: int = 0, vout: int = 0, coinbase: bool = False) -> Payment:
     """A payment that nobody has judged yet."""
     return Payment(tx, vout, amount_sat, coinbase, at(seen))
 
@@ -138,5 +137,4 @@ class Story:
 def tellings(before: Standing, steps: list[Step]) -> list[str]:
     """What a merchant hears of these steps: each that differs in (status, paid) from the one before."""
     standings = [before, *(step.standing for step in steps)]
-    pairs = zip(standings, standings[1:], strict=False)
-    return [said(after) for earlier, after in pairs if after.told != earlier.told]
+    return [said(after) for earlier, after in pairwise(standings) if after.told != earlier.told]

@@ -91,7 +91,7 @@ class Node:
         returned = {tx: self.now for block in self.chain[fork:] for tx in block.txs if tx.coin is not None}
         self.chain[fork:] = blocks
         gone, spent = set(lost) | self.mined(), self.spent()
-        candidates = returned | self.mempool
+        candidates = self.mempool | returned
         self.mempool = {tx: since for tx, since in candidates.items() if tx not in gone and tx.coin not in spent}
 
 

@@ -225,19 +225,21 @@ class Watcher:
     # What is judged.
 
     def _settle(self, world: World) -> None:
-        present = [seen for seen in self.seen.values() if seen.place in ("mempool", "block")]
+        present = [seen for seen in self.seen.values() if seen.place != "taken"]
         labels = [label for label, _, _ in world.chain]
         fork = FIRST_HEIGHT + sum(one == other for one, other in zip(labels, self.chain, strict=False)) - 1
         self.chain = labels
-        if not self.verdict.closed:
+        if not self.verdict.closed:  # what was known comes first, then block by block, then the mempool
+            if not all(seen.judged for seen in present):
+                self._judge(fork, world.now, may_expire=False)
             for height in range(fork + 1, world.tip() + 1):
                 self._arrive(seen for seen in present if seen.place == "block" and seen.height == height)
                 self._judge(height, world.now, may_expire=False)
             self._judge(world.tip(), world.now, may_expire=False)
-            pool = {name: seen for name, seen in self.seen.items() if seen.place == "mempool" and not seen.judged}
-            for _, name in sorted((seen.first_seen, name) for name, seen in pool.items()):
-                self._arrive([pool[name]])
-                self._judge(world.tip(), world.now, may_expire=False)
+            for seen in sorted(present, key=lambda seen: seen.first_seen):
+                if seen.place != "block" and not seen.judged:
+                    self._arrive([seen])
+                    self._judge(world.tip(), world.now, may_expire=False)
         self._arrive(self.seen.values())
         self._judge(world.tip(), world.now, may_expire=self.looked_at >= self.ask.expires_at + 1)
         self._report(world)
@@ -269,7 +271,9 @@ class Watcher:
             self._say("INVALID", "overpaid")
         elif confirmations >= ask.required:
             self._say("CONFIRMED", "confirmed" if confirmations else "accepted_unconfirmed")
-        elif before == "CONFIRMED" and all(seen.place == "block" and seen.block == seen.needed_block for seen in counting):
+        elif before == "CONFIRMED" and all(
+            seen.place == "block" and seen.block == seen.needed_block for seen in counting
+        ):
             pass
         else:
             fell = before == "CONFIRMED" or verdict.reason == "reorged"
