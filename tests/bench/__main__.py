@@ -5,15 +5,17 @@ import importlib
 import os
 import platform
 import sys
+from pathlib import Path
 
 BENCHES = ("blocks", "latency", "invoices")
 
 
 def main(names: list[str]) -> None:
-    cpu = next((line for line in open("/proc/cpuinfo") if line.startswith("model name")), "?: ?").split(": ")[1].strip()  # noqa: SIM115
-    print(f"{cpu}, {os.cpu_count()} cores, Python {platform.python_version()}", flush=True)
-    for name in names or BENCHES:
-        for row in asyncio.run(importlib.import_module(f"tests.bench.{name}").measure()):
+    cpu = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
+    name = cpu[0].split(": ")[1].strip() if cpu else platform.processor()
+    print(f"{name}, {os.cpu_count()} cores, Python {platform.python_version()}", flush=True)
+    for bench in names or BENCHES:
+        for row in asyncio.run(importlib.import_module(f"tests.bench.{bench}").measure()):
             print(row, flush=True)
 
 

@@ -77,5 +77,3 @@ def _size(number: int) -> bytes:
 
 def _double_sha256(data: bytes) -> bytes:
     return hashlib.sha256(hashlib.sha256(data).digest()).digest()
-
-

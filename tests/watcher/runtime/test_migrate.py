@@ -65,7 +65,10 @@ async def test_the_schema_is_the_golden_one(database_url: str):
         pytest.skip(f"the golden file is a dump of PostgreSQL {DUMPED_BY}, and another version writes it differently")
     dump = binaries.directory / "pg_dump"
     done = subprocess.run(
-        [dump, "--schema-only", "--no-owner", "--no-privileges", database_url], capture_output=True, text=True
+        [dump, "--schema-only", "--no-owner", "--no-privileges", database_url],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     lines = (line for line in done.stdout.splitlines() if not re.match(r"--|SET |SELECT pg_catalog|\\|\s*$", line))
