@@ -7,6 +7,7 @@ import asyncpg
 import pytest
 
 from regtest.bitcoind import find_bitcoind
+from regtest.container import PostgresInContainer
 from regtest.postgres import Postgres
 from watcher.runtime import migrate
 from watcher.runtime.db import open_pool
@@ -14,17 +15,22 @@ from watcher.runtime.db import open_pool
 _numbers = itertools.count(1)
 
 
+def pytest_addoption(parser: pytest.Parser):
+    text = "what the tests' PostgreSQL runs in: a process of ours, or a container of the official image"
+    parser.addoption("--postgres", choices=["process", "container"], default="process", help=text)
+
+
 @pytest.fixture(scope="session")
-async def postgres(tmp_path_factory: pytest.TempPathFactory):
+async def postgres(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory):
     """One server for the whole run, without fsync, with a migrated template database."""
-    server = Postgres(tmp_path_factory.mktemp("postgres"), fast=True)
+    in_container = request.config.getoption("postgres") == "container"
+    server = PostgresInContainer() if in_container else Postgres(tmp_path_factory.mktemp("postgres"), fast=True)
     await server.start()
     template = await server.create_database("template_paywatch")
     connection = await asyncpg.connect(template)
     await migrate.upgrade(connection)
     await connection.close()
     yield server
-    await server.stop()
     await server.delete()
 
 

@@ -1,3 +1,3 @@
-"""paywatch: follows bitcoind, judges invoices, and writes what merchants are to be told. See watcher/README.md."""
+"""paywatch: follows bitcoind, judges invoices, and writes what merchants are to be told. See docs/architecture.md."""
 
 __version__ = "0.1.0"

@@ -108,7 +108,7 @@ async def _freeze(connection: Connection, invoice: Invoice, url: str, base_url: 
         last_sequence=head.sequence,
         confirmed_at=now,
     )  # fmt: skip
-    _, body = status_event(confirmed, head, 0, base_url)
+    _, body = status_event(confirmed, head, await invoices.tip_height(connection), base_url)
     await confirmations.freeze(connection, invoice.id, head.id, head.sequence, body, url)
 
 

@@ -40,7 +40,7 @@ async def kill_again_and_again(
         nonlocal kill_at
         if len(receiver.posts) == kill_at:
             running.pop(0).popen.kill()
-        await asyncio.sleep(0.02)
+        await asyncio.sleep(0.02)  # the pace of a slow receiver
         return web.Response()
 
     receiver.behaviour = slowly

@@ -140,7 +140,7 @@ async def drip(writer: asyncio.StreamWriter, part: bytes) -> None:
     while True:
         writer.write(part)
         await writer.drain()
-        await asyncio.sleep(0.05)
+        await asyncio.sleep(0.05)  # the pace of a slow receiver
 
 
 async def drips_headers(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

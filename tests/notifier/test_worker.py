@@ -214,7 +214,7 @@ async def test_followers_pass_an_event_that_always_fails_after_the_bound(shop: S
 
 async def test_a_cap_holds_for_one_notifier_and_nearly_for_two(shop: Shop, receiver: Sink, database_url: str):
     async def slow(_request: web.Request) -> web.Response:
-        await asyncio.sleep(0.01)
+        await asyncio.sleep(0.01)  # the pace of a slow receiver
         return web.Response()
 
     receiver.behaviour = slow

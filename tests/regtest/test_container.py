@@ -13,21 +13,13 @@ from regtest import container as module
 from regtest.bitcoind import RELEASE, Bitcoind, find_bitcoind
 from regtest.container import ContainerError, PostgresInContainer, copy_bitcoind, engine
 from regtest.node import Node
+from tests.containers import need
 from watcher.runtime.errors import Unavailable
 
 
 @pytest.fixture
 def no_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/no-engine")
-
-
-def need(image: str) -> None:
-    """Skip unless an engine answers and has the image, or gets it."""
-    try:
-        with engine() as client:
-            client.create(image).remove(v=True)
-    except ContainerError as error:
-        pytest.skip(str(error)[:300])
 
 
 # Without an engine
@@ -117,28 +109,32 @@ async def test_it_is_an_ordinary_node(copied: tuple[Bitcoind, Path], tmp_path: P
 @pytest.mark.regtest
 @pytest.mark.timeout(600)
 def test_no_container_is_left_behind(tmp_path: Path) -> None:
-    need(f"{module.BITCOIND_IMAGE}:{RELEASE.version}")
+    image = f"{module.BITCOIND_IMAGE}:{RELEASE.version}"
+    need(image)
     copy_bitcoind(tmp_path / "bitcoind", RELEASE.version)
     with pytest.raises(ContainerError):
         copy_bitcoind(tmp_path / "no" / "directory", RELEASE.version)
-    assert our_containers() == []
+    assert our_containers(image) == 0
 
 
-def our_containers() -> list[str]:
+def our_containers(image: str) -> int:
+    """How many there are of this image, made by this run."""
     from testcontainers.core.labels import LABEL_SESSION_ID, SESSION_ID
 
     with engine() as client:
-        ours = client.client.containers.list(all=True, filters={"label": f"{LABEL_SESSION_ID}={SESSION_ID}"})
-        return [one.image.tags for one in ours]
+        ours = {"label": f"{LABEL_SESSION_ID}={SESSION_ID}", "ancestor": image}
+        return len(client.client.containers.list(all=True, filters=ours))
 
 
 @pytest.mark.regtest
 @pytest.mark.timeout(600)
 async def test_postgres_in_a_container() -> None:
     need(module.POSTGRES_IMAGE)
+    before = our_containers(module.POSTGRES_IMAGE)
     server = PostgresInContainer()
     try:
         await server.start()
+        assert our_containers(module.POSTGRES_IMAGE) == before + 1
         url = await server.create_database("one")
         await execute(url, "CREATE TABLE t AS SELECT 42 AS x")
         copy = await server.create_database("two", template="one")
@@ -149,6 +145,7 @@ async def test_postgres_in_a_container() -> None:
         assert await execute(server.url, "SHOW fsync") == "off"
     finally:
         await server.delete()
+    assert our_containers(module.POSTGRES_IMAGE) == before
 
 
 async def execute(url: str, statement: str) -> object:

@@ -128,6 +128,17 @@ async def test_facts_alone_are_judged_later_and_told_net(world: World):
     assert await world.pool.fetchval("SELECT count(*) FROM invoice WHERE judge_pending") == 0
 
 
+async def test_a_height_that_came_while_nothing_was_judged_counts_at_the_next_complete_look(world: World):
+    """The node was not ready while the blocks came; then it is, and no further block has come."""
+    invoice = await world.invoice(confirmations=3)
+    world.mine(await world.tx("A", (invoice, DUE)))
+    await world.look()
+    world.mine(blocks=2)
+    assert await world.look(judged=False) == 0
+    await world.look()
+    assert await world.told(invoice) == [("UNCONFIRMED", PAID), ("CONFIRMED", PAID)]
+
+
 async def test_facts_alone_may_be_told_step_by_step(world: World):
     invoice = await world.invoice()
     world.mine(await world.tx("A", (invoice, 40_000)))
@@ -147,8 +158,9 @@ async def test_all_that_is_due_is_judged_however_much_it_is(world: World):
     )
     await world.pool.execute(
         "INSERT INTO invoice (id, script_pubkey, judge_pending, judge_at, expires_at, project_id, test, amount, "
-        "currency, amount_due_sat, created_at, required_confirmations) SELECT 'inv_' || lpad(n::text, 26, '0'), int4send(n), "
-        "n >= 1000 + $1, i.judge_at + d, i.expires_at + d, project_id, true, 1, 'BTC', 100000000, created_at, 0 "
+        "currency, amount_due_sat, created_at, required_confirmations) "
+        "SELECT 'inv_' || lpad(n::text, 26, '0'), int4send(n), n >= 1000 + $1, i.judge_at + d, i.expires_at + d, "
+        "project_id, true, 1, 'BTC', 100000000, created_at, 0 "
         "FROM invoice i, generate_series(1000, 1000 + $1 + $2 - 1) n, "
         "LATERAL (SELECT CASE WHEN n < 1000 + $1 THEN interval '0' ELSE interval '1 d' END AS d) d",
         expired, pending,
@@ -467,7 +479,7 @@ async def test_a_bump_that_is_first_seen_in_a_reorg_is_the_same_payment(world: W
     invoice = await world.invoice(confirmations=1)
     world.mine(await world.tx("A", (invoice, DUE), spends=coin("x")))
     await world.look()
-    world.wait(seconds=1000)
+    world.wait(seconds=1000)  # B alone would be late
     world.reorg(1, (await world.tx("B", (invoice, DUE), spends=coin("x")),), ())
     await world.look(tell_net=True)
     assert await world.told(invoice) == [("CONFIRMED", PAID)]

@@ -158,6 +158,11 @@ class Route:
     operator_only: bool = False
     also: tuple[int, ...] = ()
 
+    @property
+    def needs_body(self) -> bool:
+        """Whether an empty body lacks something; where every field is optional it is an empty object."""
+        return any(field.is_required() for field in self.body.model_fields.values())
+
 
 async def dispatch(route: Route, request: web.Request) -> web.Response:
     """Answer a request for a route. Raises `Problem` and whatever `errors.problem_of` knows."""
@@ -170,7 +175,7 @@ async def dispatch(route: Route, request: web.Request) -> web.Response:
         raise not_found("object")
     query = validated(route.query, _query(request))
     raw = await request.read() if route.method in ("POST", "PATCH") else b""
-    values = {} if route.body is Nothing and not raw.strip() else json_object(raw)
+    values = json_object(raw) if raw.strip() or route.needs_body else {}
     body = validated(route.body, values)
     claimed = await _claimed(context.pool, principal, request, values)
     if isinstance(claimed, web.Response):

@@ -116,7 +116,7 @@ def _operation(route: Route) -> Json:
         "responses": _responses(route),
     }
     if route.body is not Nothing:
-        operation["requestBody"] = {"required": True, "content": _content(route.body)}
+        operation["requestBody"] = {"required": route.needs_body, "content": _content(route.body)}
     return operation
 
 

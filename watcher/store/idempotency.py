@@ -2,7 +2,7 @@
 
 A claim is committed before the work begins, so that a concurrent duplicate finds it. The answer is stored in the
 transaction of the work, so that a crash leaves both or neither; the claim that it leaves may be taken over later.
-All times are the database's.
+A claim's age is judged by the database's clock.
 """
 
 from dataclasses import dataclass

@@ -1,6 +1,7 @@
 """A client of the API, and an address source that needs no node."""
 
 import hashlib
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,7 +24,7 @@ class Addresses:
         self._check()
         if descriptor == "wrong":
             raise Rejected("this is not a descriptor", "write wpkh(xpub…/0/*)")
-        return descriptor.split("#")[0] + "#checksum"
+        return descriptor.partition("#")[0] + "#checksum"
 
     async def derive(self, descriptor: str, start: int, count: int) -> Sequence[tuple[bytes, str]]:
         self._check()
@@ -37,7 +38,7 @@ class Addresses:
 
 
 def _script(descriptor: str, index: int) -> bytes:
-    key = descriptor.removeprefix("same-as-").split("#")[0]
+    key = descriptor.removeprefix("same-as-").partition("#")[0]
     return b"\x00\x14" + hashlib.sha256(f"{key}/{index}".encode()).digest()[:20]
 
 
@@ -63,7 +64,7 @@ class Client:
         sent = {"Authorization": f"Bearer {self.key}"} | {
             name.replace("_", "-"): value for name, value in headers.items()
         }
-        data = {"data": body} if isinstance(body, bytes | str) else {"json": body}
+        data = {"data": body} if isinstance(body, bytes | io.BytesIO) else {"json": body}
         async with self.session.request(method, self.url + path, headers=sent, **data) as response:
             is_json = response.content_type.endswith("json")
             return Answered(response.status, await (response.json() if is_json else response.text()), response.headers)

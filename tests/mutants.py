@@ -1,0 +1,237 @@
+"""Plant faults in the rules and see the tests catch each of them: `python -m tests.mutants`, or `make mutants`.
+
+Each mutant is a text of a module in `watcher/rules` and another one in its place. It is planted in a copy, the
+tests of the rules run on the copy, and a mutant that they do not notice is a hole in them. A text that is not
+there exactly once is an error, so that this list stays true.
+"""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+PARTS = ("watcher/__init__.py", "watcher/rules", "tests/watcher/rules", "pyproject.toml")
+SECONDS_MAX = 120
+AT_ONCE = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Mutant:
+    """A fault: `before` in `module` becomes `after`."""
+
+    name: str
+    module: str
+    before: str
+    after: str
+
+
+MUTANTS = (
+    Mutant(
+        "expiry is judged in the last second in time", "invoice",
+        "EXPIRY_GRACE = timedelta(seconds=1)", "EXPIRY_GRACE = timedelta(seconds=0)",
+    ),
+    Mutant(
+        "expiry goes by the clock, not by what was looked at", "invoice",
+        "moment.looked_at is not None and moment.looked_at >= terms.expires_at",
+        "moment.now >= terms.expires_at",
+    ),
+    Mutant(
+        "a payment in the last second is late", "invoice",
+        "payment.first_seen_at > terms.expires_at", "payment.first_seen_at >= terms.expires_at",
+    ),
+    Mutant(
+        "evicted money counts at the limit", "invoice",
+        "moment.now < payment.tx.evicted_at", "moment.now <= payment.tx.evicted_at",
+    ),
+    Mutant("a coinbase is mature a block early", "invoice", "_BLOCKS = 100", "_BLOCKS = 99"),
+    Mutant(
+        "the tolerance excludes its edge below", "invoice",
+        "paid_sat < terms.amount_due_sat", "paid_sat <= terms.amount_due_sat",
+    ),
+    Mutant("a closed set can be overpaid", "invoice", " and not standing.set_closed:", ":"),
+    Mutant(
+        "confirmations begin at 0", "invoice",
+        "tip_height - payment.tx.anchor.height + 1", "tip_height - payment.tx.anchor.height",
+    ),
+    Mutant(
+        "one confirmation more than required", "invoice",
+        "if confirmations >= terms.required_confirmations:", "if confirmations > terms.required_confirmations:",
+    ),
+    Mutant(
+        "CONFIRMED holds in whatever block", "invoice",
+        " or payment.tx.anchor.hash != payment.confirmed_anchor_hash", "",
+    ),
+    Mutant(
+        "CONFIRMED falls with the tip", "invoice",
+        "and not any(_has_lost_anchor(payment) for payment in counted)", "and not counted",
+    ),
+    Mutant(
+        "a closed set lets money in that came in time", "invoice",
+        "payment.in_closed_set if standing.set_closed else not is_late", "not is_late",
+    ),
+    Mutant(
+        "a final invoice takes back what returns", "invoice",
+        "(not before.set_closed or after.status in FINAL)", "not before.set_closed",
+    ),
+    Mutant(
+        "that due was reached is forgotten", "invoice",
+        "reached_due=standing.reached_due or status in", "reached_due=status in",
+    ),
+    Mutant(
+        "a known payment is confirmed before its block", "invoice",
+        "payment.tx.anchor is None or payment.tx.anchor.height <= tip_height", "payment.tx.anchor is not None",
+    ),
+    Mutant(
+        "blocks are walked from the top", "invoice",
+        "groupby(sorted(anchored, key=arrival_height)", "groupby(sorted(anchored, key=arrival_height, reverse=True)",
+    ),
+    Mutant(
+        "the mempool is walked from its end", "invoice",
+        "key=lambda payment: payment.first_seen_at", "reverse=True, key=lambda payment: payment.first_seen_at",
+    ),
+    Mutant(
+        "the mempool comes in with the last block", "invoice",
+        "yield tip_height + 1, list(group)", "yield tip_height, list(group)",
+    ),
+    Mutant(
+        "what was evicted unjudged comes with the blocks", "invoice",
+        "in (TxState.MEMPOOL, TxState.EVICTED)]", "in (TxState.MEMPOOL,)]",
+    ),
+    Mutant(
+        "a coinbase that counted is immature below", "invoice",
+        "(payment.counted or arrival_height(payment) <= moment.tip_height)",
+        "arrival_height(payment) <= moment.tip_height",
+    ),
+    Mutant(
+        "an old double-spend explains a new loss", "invoice",
+        "if payment.counted and _belongs(terms, standing, payment)]", "if _belongs(terms, standing, payment)]",
+    ),
+    Mutant("a fall-back has no reason of its own", "invoice", "Reason.REORGED if fell_back else ", ""),
+    Mutant("a conflict takes nothing back", "types", "(TxState.REPLACED, TxState.CONFLICTED)", "(TxState.REPLACED,)"),
+    Mutant(
+        "an anomaly is reported again", "anomalies",
+        "if payment.anomaly is not None or confirmations_of", "if confirmations_of",
+    ),
+    Mutant(
+        "an anomaly may be reported unconfirmed", "anomalies",
+        "max(1, terms.anomaly_confirmations)", "terms.anomaly_confirmations",
+    ),
+    Mutant(
+        "an anomaly waits for a block too many", "anomalies",
+        "payment.tx.anchor.height + _depth(terms) - 1", "payment.tx.anchor.height + _depth(terms)",
+    ),
+    Mutant(
+        "nobody waits for the limit of an eviction", "anomalies",
+        "if payment.counted and payment.tx.evicted_at is not None",
+        "if not payment.counted and payment.tx.evicted_at is not None",
+    ),
+    Mutant(
+        "nobody waits for the expiry of a partial payment", "anomalies",
+        "in (Status.NEW, Status.UNDERPAID)", "is Status.NEW",
+    ),
+    Mutant(
+        "an invoice waits for its oldest block", "anomalies",
+        "max(heights) + terms.required_confirmations", "min(heights) + terms.required_confirmations",
+    ),
+    Mutant(
+        "nobody waits for a coinbase", "anomalies",
+        "if payment.coinbase and payment.tx.anchor is not None", "if False",
+    ),
+    Mutant(
+        "money of an invalid invoice is pending", "ledger",
+        "HELD if standing.status is", "PENDING if standing.status is",
+    ),
+    Mutant(
+        "vanished money stays in the ledger", "ledger",
+        " and (payment.counted or payment.tx.evicted_at is None)", "",
+    ),
+    Mutant("an account that empties is not booked", "ledger", "in before.keys() | after.keys()", "in after.keys()"),
+    Mutant("satoshi due are rounded down", "money", "return ceil(", "return floor("),
+    Mutant("fiat paid is rounded up", "money", "Decimal(floor(amount", "Decimal(ceil(amount"),
+    Mutant("a tier excludes its limit", "policy", "exact <= Fraction(tier.up_to)", "exact < Fraction(tier.up_to)"),
+    Mutant(
+        "the fork point leaves too", "chain",
+        "facts.anchor.height > fork_height", "facts.anchor.height >= fork_height",
+    ),
+    Mutant(
+        "a payment does not go with its parent", "chain",
+        "if parent.is_taken_back:", "if parent.is_taken_back and facts.anchor is not None:",
+    ),
+    Mutant("every step of an outage is told", "decisions", "[last] if setting.tell_net else ", ""),
+    Mutant("an anomaly has the number of the event before it", "decisions", "last_sequence + 1", "last_sequence"),
+    Mutant(
+        "the oldest payments are shown", "payloads",
+        "payments[-MAX_PAYMENTS_SHOWN:]", "payments[:MAX_PAYMENTS_SHOWN]",
+    ),
+)  # fmt: skip
+
+
+def planted(mutant: Mutant) -> str:
+    """The module with the fault in it. Raises `ValueError` for a mutant whose text is not there exactly once."""
+    text = (ROOT / _path(mutant)).read_text()
+    if text.count(mutant.before) != 1:
+        raise ValueError(f"{mutant.name}: found {text.count(mutant.before)} times in {mutant.module}: {mutant.before}")
+    return text.replace(mutant.before, mutant.after)
+
+
+def _path(mutant: Mutant) -> str:
+    return f"watcher/rules/{mutant.module}.py"
+
+
+def hunt(mutant: Mutant | None) -> str | None:
+    """The first test that fails with the mutant planted, or without any; None when all pass."""
+    with _copy() as copy:
+        if mutant is not None:
+            (copy / _path(mutant)).write_text(planted(mutant))
+        command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "--hypothesis-profile=mutants"]
+        done = subprocess.run(
+            [*command, "tests/watcher/rules"], cwd=copy, env=os.environ | {"PYTHONPATH": str(copy)},
+            capture_output=True, text=True, timeout=SECONDS_MAX, check=False,
+        )  # fmt: skip
+    if done.returncode == 0:
+        return None
+    failed = re.search(r"^(?:FAILED|ERROR) tests/watcher/rules/(.*?)(?: - .*)?$", done.stdout, re.MULTILINE)
+    if failed is None:
+        raise RuntimeError(f"the tests did not run:\n{done.stdout}{done.stderr}")
+    return failed[1]
+
+
+@contextmanager
+def _copy() -> Iterator[Path]:
+    """The rules and their tests, in a folder of their own."""
+    with tempfile.TemporaryDirectory(prefix="mutant-") as name:
+        for part in PARTS:
+            source, target = ROOT / part, Path(name) / part
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if source.is_dir():
+                shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
+            else:
+                shutil.copy(source, target)
+        yield Path(name)
+
+
+def main() -> int:
+    """Print who caught what; the number of mutants that nobody caught."""
+    for mutant in MUTANTS:
+        planted(mutant)
+    if (failed := hunt(None)) is not None:
+        sys.stdout.write(f"the tests fail without any mutant: {failed}\n")
+        return 1
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        catches = list(pool.map(hunt, MUTANTS))
+    for mutant, catch in zip(MUTANTS, catches, strict=True):
+        sys.stdout.write(f"{'caught' if catch else 'MISSED'}  {mutant.module:10} {mutant.name}  {catch or ''}\n")
+    sys.stdout.write(f"{len(MUTANTS)} mutants, {catches.count(None)} missed\n")
+    return catches.count(None)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

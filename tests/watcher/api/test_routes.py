@@ -1,0 +1,30 @@
+"""The table of calls is the contract's."""
+
+from watcher.api.routes import ROUTES
+
+CONTRACT = """
+POST /projects
+GET /projects
+GET /projects/{id}
+PATCH /projects/{id}
+GET /projects/{id}/balance
+POST /invoices
+GET /invoices
+GET /invoices/{id}
+GET /invoices/{id}/events
+GET /invoices/{id}/timeline
+POST /invoices/{id}/confirm-without-payment
+GET /events
+GET /deliveries
+GET /deliveries/{id}
+POST /deliveries/{id}/redeliver
+POST /events/redeliver
+"""
+
+
+def test_every_call_of_the_contract_is_there_and_no_other():
+    assert sorted(f"{route.method} {route.path}" for route in ROUTES) == sorted(CONTRACT.split("\n")[1:-1])
+
+
+def test_only_making_projects_is_for_operators_alone():
+    assert [route.path for route in ROUTES if route.operator_only] == ["/projects"]

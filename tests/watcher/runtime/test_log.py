@@ -1,0 +1,88 @@
+"""Logs: one object a line on stderr, decisions as fields, secrets never. Each test is a process of its own."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from watcher.runtime.log import redact
+
+SECRETS = {
+    "the key is pw_live_abcdefghijklmnopqrst0123": "the key is ***",
+    "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw signs": "*** signs",
+    "postgresql://paywatch:hunter2@127.0.0.1:5432/paywatch": "postgresql://***@127.0.0.1:5432/paywatch",
+    "http://bob:p%40ss@node:8332 and tcp://a:b@c": "http://***@node:8332 and tcp://***@c",
+}
+HARMLESS = [
+    "", "plain text", "http://127.0.0.1:8332", "https://shop.example/a?b=c@d", "bob@shop.example", "pw_short",
+    "12:34:56 at the door",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "shown"), SECRETS.items())
+def test_secrets_become_stars(text: str, shown: str):
+    assert redact(text) == shown
+
+
+@pytest.mark.parametrize("text", HARMLESS)
+def test_what_is_no_secret_stays(text: str):
+    assert redact(text) == text
+
+
+def logged(statements: str, style: str = "json", level: str = "info") -> str:
+    """What a process writes to stderr; nothing may come on stdout, which carries data."""
+    program = (
+        "import structlog\nfrom watcher.runtime import log\n"
+        f"log.configure({level!r}, {style!r}, 'watcher')\nlog = structlog.get_logger()\n{statements}"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == ""
+    return done.stderr
+
+
+def lines(statements: str, **how: str) -> list[dict[str, object]]:
+    return [json.loads(line) for line in logged(statements, **how).splitlines()]
+
+
+def test_a_line_is_one_object_with_its_fields():
+    (line,) = lines("log.info('invoice.decided', invoice='inv_1', sequence=2)")
+    assert line.pop("timestamp").endswith("Z")
+    assert line == {"event": "invoice.decided", "level": "info", "role": "watcher", "invoice": "inv_1", "sequence": 2}
+
+
+def test_less_than_the_level_is_not_written():
+    told = "log.debug('a'); log.info('b'); log.warning('c'); log.error('d')"
+    assert [line["event"] for line in lines(told, level="warning")] == ["c", "d"]
+    assert [line["event"] for line in lines(told, level="debug")] == ["a", "b", "c", "d"]
+
+
+def test_secrets_are_kept_out_of_fields_events_and_tracebacks():
+    text = logged(
+        "url = 'postgresql://paywatch:hunter2@db/x'\n"
+        "log.info('connecting to ' + url, url=url)\n"
+        "try:\n    raise ValueError(url)\nexcept ValueError:\n    log.exception('failed')\n"
+    )
+    assert "hunter2" not in text
+    assert text.count("***") >= 3
+
+
+def test_without_a_terminal_auto_is_json_and_text_is_for_reading():
+    assert [line["event"] for line in lines("log.info('a')", style="auto")] == ["a"]
+    text = logged("log.info('watcher.active', epoch=1)", style="text")
+    assert "watcher.active" in text
+    assert not text.startswith("{")
+
+
+def test_what_libraries_say_is_a_line_like_any_other():
+    (told, failed) = lines(
+        "import logging\nlogging.getLogger('asyncpg.pool').warning('no answer from %s', 'postgresql://a:hunter2@db')\n"
+        "logging.getLogger('aiohttp.access').info('GET /')\n"
+        "try:\n    raise ValueError('postgresql://a:hunter2@db')\n"
+        "except ValueError:\n    logging.getLogger('asyncio').exception('failed')\n"
+    )
+    assert (told["logger"], told["level"], told["message"]) == (
+        "asyncpg.pool", "warning", "no answer from postgresql://***@db",
+    )  # fmt: skip
+    assert (failed["logger"], failed["level"], failed["message"]) == ("asyncio", "error", "failed")
+    assert "hunter2" not in failed["exception"]

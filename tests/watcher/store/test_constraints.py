@@ -1,0 +1,166 @@
+"""Illegal rows are impossible: for every CHECK of the tables that carry money, one row that it refuses."""
+
+from collections.abc import Sequence
+
+import asyncpg
+import pytest
+
+from tests.watcher.world import World, coin
+from watcher.runtime.db import Pool
+from watcher.runtime.ids import new_id
+from watcher.store.confirmations import freeze
+
+DUE = 100_000
+
+INVOICE = [
+    "id = 'inv_lower'",
+    "amount = 0",
+    "currency = 'eur'",
+    "amount_due_sat = 0",
+    "amount_due_sat = 2100000000000001",
+    "quote_id = NULL",
+    "currency = 'BTC'",
+    "expires_at = expires_at + interval '1 ms'",
+    "required_confirmations = -1",
+    "tolerance_under_sat = -1",
+    "tolerance_under_sat = amount_due_sat",
+    "tolerance_over_sat = -1",
+    "status = 'PAID'",
+    "paid_sat = -1, status = 'INVALID', set_closed = true",
+    "confirmed_without_payment = true",
+    "paid_sat = 1",
+    "status = 'EXPIRED', set_closed = true, paid_sat = 1",
+    "status = 'UNDERPAID'",
+    "status = 'UNCONFIRMED', reached_due = true, paid_sat = 0, tolerance_under_sat = amount_due_sat - 1",
+    "status = 'UNDERPAID', paid_sat = amount_due_sat",
+    "status = 'UNCONFIRMED', paid_sat = amount_due_sat, reached_due = false",
+    "status = 'UNCONFIRMED', paid_sat = amount_due_sat - 1, reached_due = true",
+    "status = 'CONFIRMED', paid_sat = amount_due_sat, reached_due = true, confirmed_at = now()",
+    "status = 'CONFIRMED', paid_sat = amount_due_sat, reached_due = true, set_closed = true",
+    "status = 'EXPIRED'",
+    "status = 'INVALID'",
+    "judge_at = NULL",
+    "status = 'UNDERPAID', paid_sat = 1, judge_at = NULL",
+]
+TX = [
+    "txid = '\\x00'",
+    "state = 'lost'",
+    "anchor_height = 5",
+    "anchor_hash = decode(repeat('00', 32), 'hex')",
+    "state = 'anchored', anchor_height = 5",
+    "state = 'anchored', anchor_height = 5, anchor_hash = '\\x00'",
+    "state = 'anchored', anchor_hash = decode(repeat('00', 32), 'hex')",
+    "state = 'replaced'",
+    "gone_by = decode(repeat('00', 32), 'hex')",
+    "state = 'replaced', gone_by = '\\x00'",
+    "state = 'conflicted', gone_by = decode(repeat('00', 32), 'hex')",
+    "conflict_height = 5",
+    "state = 'evicted'",
+    "evicted_at = now()",
+]
+PAYMENT = [
+    "vout = -1",
+    "amount_sat = 0",
+    "rate = 0",
+    "judged = false, counted = true",
+    "anomaly = 'paid_late', report_at_height = 5",
+]
+DELIVERY = [
+    "id = 'evt_00000000000000000000000000'",
+    "state = 'lost'",
+    "attempts = -1",
+    "state = 'in_flight', lease_until = now()",
+    "state = 'in_flight', lease_token = gen_random_uuid()",
+    "lease_token = gen_random_uuid()",
+    "lease_until = now()",
+    "state = 'delivered'",
+    "delivered_at = now()",
+    "state = 'dead'",
+    "dead_reason = 'because'",
+]
+TEST_CONFIRMATION = [
+    "event_id = 'evt'",
+    "sequence = 0",
+    "body = convert_to(repeat('x', 65537), 'UTF8')",
+    "state = 'lost'",
+    "click = 0",
+    "state = 'sending', lease_until = now()",
+    "state = 'sending', lease_token = gen_random_uuid()",
+    "lease_token = gen_random_uuid()",
+    "lease_until = now()",
+    "state = 'answered'",
+    "state = 'answered', response = '{}'",
+    "state = 'done', delivered = true",
+    "state = 'done', response = '{}', delivered = false",
+]
+ILLEGAL = {
+    "invoice": INVOICE, "tx": TX, "payment": PAYMENT, "delivery": DELIVERY, "test_confirmation": TEST_CONFIRMATION,
+}  # fmt: skip
+
+
+@pytest.fixture
+async def rows(pool: Pool) -> Pool:
+    """One legal row in each of the tables: a NEW invoice, a transaction in the mempool, a pending delivery."""
+    world = await World.begin(pool)
+    paid = await world.invoice()
+    world.send(await world.tx("A", (paid, DUE), spends=coin("x")))
+    await world.look()
+    new = await world.invoice()
+    await pool.execute("DELETE FROM tx_input")
+    await pool.execute("UPDATE payment SET invoice_id = $1", new)
+    await pool.execute("DELETE FROM ledger_entry")
+    await pool.execute("DELETE FROM timeline")
+    await pool.execute("UPDATE event SET invoice_id = $1", new)
+    await pool.execute("UPDATE delivery SET invoice_id = $1", new)
+    await pool.execute("DELETE FROM invoice WHERE id = $1", paid)
+    await freeze(pool, new, new_id("evt"), 1, b"{}", "http://127.0.0.1:9")
+    return pool
+
+
+async def refused_by(pool: Pool, table: str, illegal: Sequence[str]) -> set[str]:
+    """The names of the CHECKs that refused these updates of the table's only row."""
+    names = set()
+    for values in illegal:
+        with pytest.raises(asyncpg.CheckViolationError) as refusal:
+            await pool.execute(f"UPDATE {table} SET {values}")
+        names.add(refusal.value.constraint_name)
+    return names
+
+
+@pytest.mark.parametrize("table", ILLEGAL)
+async def test_every_check_refuses_a_row(rows: Pool, table: str):
+    assert await rows.fetchval(f"SELECT count(*) FROM {table}") == 1
+    checks = await rows.fetch(
+        "SELECT conname FROM pg_constraint WHERE contype = 'c' AND conrelid = $1::text::regclass", table
+    )
+    assert await refused_by(rows, table, ILLEGAL[table]) == {row["conname"] for row in checks}
+
+
+async def test_two_invoices_never_share_a_script(pool: Pool):
+    world = await World.begin(pool)
+    first, second = await world.invoice(), await world.invoice()
+    with pytest.raises(asyncpg.UniqueViolationError):
+        await pool.execute(
+            "UPDATE invoice SET script_pubkey = (SELECT script_pubkey FROM invoice WHERE id = $1) WHERE id = $2",
+            first, second,
+        )  # fmt: skip
+
+
+async def test_an_output_is_one_payment(rows: Pool):
+    with pytest.raises(asyncpg.UniqueViolationError):
+        await rows.execute(
+            "INSERT INTO payment (txid, vout, script_pubkey, amount_sat, coinbase, first_seen_at) "
+            "SELECT txid, vout, script_pubkey, amount_sat, coinbase, first_seen_at FROM payment"
+        )
+
+
+async def test_of_an_invoice_one_delivery_at_a_time_is_under_way_to_an_endpoint(rows: Pool):
+    lease = "state = 'in_flight', lease_token = gen_random_uuid(), lease_until = now()"
+    await rows.execute(f"UPDATE delivery SET {lease}")
+    with pytest.raises(asyncpg.UniqueViolationError):
+        await rows.execute(
+            "INSERT INTO delivery (id, event_id, endpoint_id, invoice_id, sequence, next_attempt_at, created_at, "
+            "replay_of, state, lease_token, lease_until) SELECT $1, event_id, endpoint_id, invoice_id, sequence, "
+            "next_attempt_at, created_at, id, state, lease_token, lease_until FROM delivery",
+            new_id("dlv"),
+        )

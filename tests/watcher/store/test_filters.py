@@ -1,0 +1,8 @@
+"""WHERE clauses from the filters that are given."""
+
+from watcher.store.filters import where
+
+
+def test_only_what_is_given_restricts():
+    assert where({"a =": None, "b <": None}) == ("", [])
+    assert where({"a =": 0, "b <": None, "c =": "x"}) == ("WHERE a = $1 AND c = $2", [0, "x"])

@@ -1,0 +1,88 @@
+"""The lease: one active watcher by the database's clock, and a successor that ends the old one's connections."""
+
+import asyncio
+
+import asyncpg
+import pytest
+
+from regtest.wait import wait_for
+from tests.watcher.world import World
+from watcher.runtime.db import open_pool
+from watcher.store import service
+
+
+async def lease(pool) -> tuple[int, str | None, bool]:
+    return tuple(await pool.fetchrow("SELECT epoch, lease_holder, lease_until > now() FROM chain_state"))
+
+
+async def test_nobody_is_active_before_the_first_start(pool):
+    assert await service.take_lease(pool, "a") is None
+
+
+async def test_while_one_is_active_another_stands_by(pool, database_url: str):
+    world = await World.begin(pool)  # "test", with this pool
+    epoch = world.pipeline.epoch
+    async with open_pool(database_url, 2, "other") as other:
+        assert await service.take_lease(other, "other") is None
+        assert await lease(pool) == (epoch, "test", True)
+        assert await service.renew_lease(pool, epoch)
+        await service.release_lease(pool, epoch)
+        assert await service.take_lease(other, "other") == epoch + 1
+        assert await lease(other) == (epoch + 1, "other", True)
+
+
+async def test_a_lease_that_ran_out_is_taken_and_its_holder_s_connections_are_ended(pool, database_url: str):
+    world = await World.begin(pool)
+    await pool.execute("UPDATE chain_state SET lease_until = now() - interval '1 ms'")
+    frozen = await asyncpg.connect(database_url, server_settings={"application_name": "test"})
+    await frozen.execute("BEGIN")
+    await frozen.execute("SELECT FROM chain_state FOR UPDATE")  # it would hold this for ever
+    async with open_pool(database_url, 2, "other") as other:
+        assert await asyncio.wait_for(service.take_lease(other, "other"), 10) == world.pipeline.epoch + 1
+        with pytest.raises((asyncpg.PostgresError, asyncpg.InterfaceError, OSError)):
+            await frozen.execute("COMMIT")
+        assert not await service.renew_lease(other, world.pipeline.epoch)
+
+
+async def test_a_holder_without_a_connection_is_gone(pool, database_url: str):
+    world = await World.begin(pool)
+    async with open_pool(database_url, 1, "dies soon") as dying:
+        await service.release_lease(pool, world.pipeline.epoch)
+        epoch = await service.take_lease(dying, "dies soon")
+        assert await service.take_lease(pool, "test") is None
+    assert await lease(pool) == (epoch, "dies soon", True)
+    taken = await wait_for(lambda: service.take_lease(pool, "test"), 10, "PostgreSQL to notice")
+    assert taken == epoch + 1
+
+
+async def test_of_many_that_wait_one_gets_it(pool, database_url: str):
+    world = await World.begin(pool)
+    await service.release_lease(pool, world.pipeline.epoch)
+    names = [f"waiting {n}" for n in range(6)]
+    connections = [await asyncpg.connect(database_url, server_settings={"application_name": name}) for name in names]
+    taken = await asyncio.gather(*map(service.take_lease, connections, names))
+    winners = [name for name, epoch in zip(names, taken, strict=True) if epoch is not None]
+    assert [epoch for epoch in taken if epoch is not None] == [world.pipeline.epoch + 1]
+    assert await lease(pool) == (world.pipeline.epoch + 1, winners[0], True)
+    for connection in connections:
+        await connection.close()
+
+
+async def test_only_the_newest_epoch_releases_and_speaks(pool):
+    world = await World.begin(pool)
+    epoch = world.pipeline.epoch
+    await service.set_health(pool, epoch, "ok", "")
+    await service.set_health(pool, epoch - 1, "broken", "from the past")
+    await service.release_lease(pool, epoch - 1)
+    assert await lease(pool) == (epoch, "test", True)
+    assert tuple(await pool.fetchrow("SELECT health, health_detail FROM chain_state")) == ("ok", "")
+
+
+async def test_saying_the_same_again_writes_nothing(pool):
+    world = await World.begin(pool)
+    await service.set_health(pool, world.pipeline.epoch, "rpc_down", "no answer")
+    before = await pool.fetchval("SELECT xmin::text FROM chain_state")
+    await service.set_health(pool, world.pipeline.epoch, "rpc_down", "no answer")
+    assert await pool.fetchval("SELECT xmin::text FROM chain_state") == before
+    await service.set_health(pool, world.pipeline.epoch, "rpc_down", "another answer")
+    assert await pool.fetchval("SELECT health_detail FROM chain_state") == "another answer"
