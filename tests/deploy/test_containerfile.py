@@ -74,8 +74,6 @@ def run(image: str, *command: str, entrypoint: str | None = None) -> str:
 @pytest.mark.timeout(900)
 def test_it_runs_where_nothing_can_be_written(image: str) -> None:
     assert run(image, "version") == f"paywatch {__version__}\n"
-    for role in ("watcher", "api", "notifier", "db"):
-        assert "Usage" in run(image, role, "--help")
 
 
 @pytest.mark.regtest

@@ -427,6 +427,7 @@ CREATE INDEX attempt_of_delivery ON public.attempt USING btree (delivery_id, id)
 CREATE INDEX delivery_due ON public.delivery USING btree (endpoint_id, next_attempt_at, id) WHERE (state = 'pending'::text);
 CREATE INDEX delivery_lease ON public.delivery USING btree (lease_until) WHERE (state = 'in_flight'::text);
 CREATE INDEX delivery_of_event ON public.delivery USING btree (event_id);
+CREATE INDEX delivery_of_invoice ON public.delivery USING btree (invoice_id, id);
 CREATE UNIQUE INDEX delivery_once ON public.delivery USING btree (event_id, endpoint_id) WHERE (replay_of IS NULL);
 CREATE UNIQUE INDEX delivery_one_in_flight ON public.delivery USING btree (endpoint_id, invoice_id) WHERE (state = 'in_flight'::text);
 CREATE INDEX delivery_open ON public.delivery USING btree (endpoint_id, invoice_id, sequence) WHERE (state = ANY (ARRAY['pending'::text, 'in_flight'::text]));
@@ -437,6 +438,7 @@ CREATE INDEX invoice_judge_at ON public.invoice USING btree (judge_at) WHERE (ju
 CREATE INDEX invoice_judge_at_height ON public.invoice USING btree (judge_at_height) WHERE (judge_at_height IS NOT NULL);
 CREATE INDEX invoice_judge_pending ON public.invoice USING btree (id) WHERE judge_pending;
 CREATE INDEX invoice_of_project ON public.invoice USING btree (project_id, id);
+CREATE INDEX invoice_reference ON public.invoice USING btree (project_id, reference, id) WHERE (reference IS NOT NULL);
 CREATE INDEX ledger_balance ON public.ledger_entry USING btree (project_id, account) INCLUDE (amount_sat);
 CREATE INDEX ledger_of_invoice ON public.ledger_entry USING btree (invoice_id);
 CREATE INDEX payment_of_invoice ON public.payment USING btree (invoice_id);

@@ -152,6 +152,7 @@ CREATE TABLE invoice (
   CHECK (status NOT IN ('NEW', 'UNDERPAID') OR judge_at IS NOT NULL)
 );
 CREATE INDEX invoice_of_project ON invoice (project_id, id);
+CREATE INDEX invoice_reference ON invoice (project_id, reference, id) WHERE reference IS NOT NULL;
 CREATE INDEX invoice_judge_pending ON invoice (id) WHERE judge_pending;
 CREATE INDEX invoice_judge_at ON invoice (judge_at) WHERE judge_at IS NOT NULL;
 CREATE INDEX invoice_judge_at_height ON invoice (judge_at_height) WHERE judge_at_height IS NOT NULL;
@@ -266,6 +267,7 @@ CREATE TABLE delivery (                               -- one event to one endpoi
 ) WITH (fillfactor = 70, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 2000);
 CREATE UNIQUE INDEX delivery_once ON delivery (event_id, endpoint_id) WHERE replay_of IS NULL;
 CREATE INDEX delivery_of_event ON delivery (event_id);
+CREATE INDEX delivery_of_invoice ON delivery (invoice_id, id);
 CREATE INDEX delivery_due ON delivery (endpoint_id, next_attempt_at, id) WHERE state = 'pending';
 CREATE INDEX delivery_open ON delivery (endpoint_id, invoice_id, sequence) WHERE state IN ('pending', 'in_flight');
 CREATE INDEX delivery_lease ON delivery (lease_until) WHERE state = 'in_flight';

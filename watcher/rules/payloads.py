@@ -103,6 +103,7 @@ def bip21(invoice: Invoice, amount_sat: int) -> str:
 def _payment(payment: Payment, tip_height: int) -> dict[str, Any]:
     tx = payment.tx
     return {
+        "id": f"{_hex(tx.txid)}:{payment.vout}",
         "txid": _hex(tx.txid),
         "vout": payment.vout,
         "btc": btc_text(payment.amount_sat),

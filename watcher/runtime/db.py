@@ -55,7 +55,7 @@ async def open_pool(url: str, size: int, application: str) -> AsyncIterator[Pool
     """
     pool = await _connected(
         asyncpg.create_pool(
-            url, min_size=1, max_size=size, init=set_codecs, timeout=10, command_timeout=60,
+            url, min_size=1, max_size=size, init=set_codecs, reset=_keep, timeout=10, command_timeout=60,
             server_settings={"application_name": application},
         )
     )  # fmt: skip
@@ -83,6 +83,10 @@ async def _connected(connecting: Any) -> Any:
         raise Misconfigured(f"PostgreSQL refuses the connection: {error}", hint) from None
     except PASSING_ERRORS as error:
         raise Unavailable(f"PostgreSQL cannot be reached: {str(error) or type(error).__name__}", hint) from None
+
+
+async def _keep(_connection: Any) -> None:
+    """Nothing of ours leaves session state behind, so a connection goes back to the pool without a round trip."""
 
 
 async def set_codecs(connection: Any) -> None:

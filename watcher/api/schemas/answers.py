@@ -1,6 +1,6 @@
 """What calls answer, and what webhooks carry. Documents are made by `documents` and `rules.payloads`."""
 
-from typing import Any, Generic, Literal, TypeVar
+from typing import Annotated, Any, Generic, Literal, TypeVar
 
 from pydantic import Field
 
@@ -85,6 +85,7 @@ class Balance(Model):
 class Payment(Model):
     """One output of a transaction that pays the invoice."""
 
+    id: Annotated[str, Field(description="Its outpoint: `txid:vout`.", pattern="^[0-9a-f]{64}:[0-9]+$")]
     txid: TxHash
     vout: Number
     btc: Btc
