@@ -130,7 +130,10 @@ class Postgres:
         It is a copy of the database `template` when one is given; nobody may be connected to that.
         """
         copy = f" TEMPLATE {_quoted(template)}" if template else ""
-        await self._execute(f"CREATE DATABASE {_quoted(name)}{copy}")
+        try:  # copying files takes a quarter of the time of copying pages through the log
+            await self._execute(f"CREATE DATABASE {_quoted(name)}{copy} STRATEGY FILE_COPY")
+        except asyncpg.PostgresSyntaxError:  # PostgreSQL 14
+            await self._execute(f"CREATE DATABASE {_quoted(name)}{copy}")
         return self.url_of(name)
 
     async def drop_database(self, name: str) -> None:

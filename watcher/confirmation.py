@@ -154,7 +154,6 @@ async def finish(connection: Connection, invoice_id: str) -> None:
     else:
         await _fail(connection, row, now)
     await payments.mark_pending(connection, [invoice_id])
-    await invoices.wake_watcher(connection)
 
 
 async def _confirm(connection: Connection, invoice: Invoice, row: Row, now: datetime) -> None:

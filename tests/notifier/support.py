@@ -335,7 +335,11 @@ class Process:
             )
 
     async def started(self) -> "Process":
-        await wait_for(lambda: "notifier.started" in self.log.read_text(), 20, "the notifier's start")
+        def has_started() -> bool:
+            assert self.popen.poll() is None, self.log.read_text()
+            return "notifier.started" in self.log.read_text()
+
+        await wait_for(has_started, 20, "the notifier's start")
         return self
 
     def signal(self, number: signal.Signals) -> None:

@@ -122,8 +122,6 @@ async def _write(call: Call[NewInvoice, Nothing], project: Project, new: invoice
         if url is not None:
             new = replace(new, endpoint_id=await projects.named_endpoint(connection, project.id, url))
         created = await invoices.create(connection, new)
-        if created.addresses_left < descriptors.LOW:
-            await invoices.wake_watcher(connection)
         invoice = _record(new, created, url)
         return await call.answer(connection, Answer(201, invoice_document(invoice, 0, call.context.settings.base_url)))
 

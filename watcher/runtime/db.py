@@ -56,7 +56,8 @@ async def open_pool(url: str, size: int, application: str) -> AsyncIterator[Pool
     pool = await _connected(
         asyncpg.create_pool(
             url, min_size=1, max_size=size, init=set_codecs, reset=_keep, timeout=10, command_timeout=60,
-            server_settings={"application_name": application},
+            # just-in-time compilation costs more than any query of ours takes
+            server_settings={"application_name": application, "jit": "off"},
         )
     )  # fmt: skip
     try:
@@ -100,4 +101,6 @@ async def passing_errors_as_transient() -> AsyncIterator[None]:
     try:
         yield
     except PASSING_ERRORS as error:
+        if isinstance(error, ValueError):  # asyncpg.DataError: an argument of ours, which no retry cures
+            raise
         raise Transient(f"PostgreSQL: {str(error) or type(error).__name__}") from error

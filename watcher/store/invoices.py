@@ -138,8 +138,3 @@ async def tip_height(connection: Connection) -> int:
     """The height of our tip; 0 before the watcher's first start."""
     height: int | None = await connection.fetchval("SELECT tip_height FROM chain_state")
     return height or 0
-
-
-async def wake_watcher(connection: Connection) -> None:
-    """Have the watcher look for work when this transaction commits."""
-    await connection.execute("SELECT pg_notify('paywatch_watcher', '')")

@@ -12,15 +12,28 @@ from watcher.runtime.db import Connection
 LEASE = timedelta(seconds=6)
 
 
+# The lease is free when its holder has no connection left, or when it has run out and none of the holder's connections
+# works: a long change locks the row that a renewal needs, and must not cost the lease. What only waits for a lock or
+# for its client does not work: that is what a frozen process leaves.
+_IS_FREE = """
+SELECT c.epoch, c.lease_holder, c.lease_holder IS NULL OR h.connections = 0
+       OR (c.lease_until < now() AND h.working = 0) AS is_free
+FROM chain_state c CROSS JOIN LATERAL (
+  SELECT count(*) AS connections, count(*) FILTER (
+    WHERE a.state_change > now() - $1::interval
+       OR (a.state = 'active' AND coalesce(a.wait_event_type, '') NOT IN ('Lock', 'Client'))
+  ) AS working
+  FROM pg_stat_activity a WHERE a.application_name = c.lease_holder
+) h
+"""
+
+
 async def take_lease(connection: Connection, holder: str) -> int | None:
     """The new epoch, or None while another watcher is active.
 
     `holder` is the application_name of all connections of this watcher, and of no other.
     """
-    row = await connection.fetchrow(
-        "SELECT epoch, lease_holder, lease_until < now() OR lease_holder IS NULL OR NOT EXISTS "
-        "(SELECT FROM pg_stat_activity WHERE application_name = lease_holder) AS is_free FROM chain_state"
-    )
+    row = await connection.fetchrow(_IS_FREE, LEASE)
     if row is None or not row["is_free"]:
         return None
     await connection.execute(

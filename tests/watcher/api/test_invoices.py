@@ -186,25 +186,6 @@ async def test_the_node_is_asked_only_when_no_address_is_left(shop, pool, addres
     assert len(addresses.asked) == asked + 1
 
 
-async def test_the_watcher_is_woken_before_the_addresses_run_out(shop, pool):
-    rings: list[str] = []
-
-    def heard(*_: object) -> None:
-        rings.append("rung")
-
-    async with pool.acquire() as connection:
-        await connection.add_listener("paywatch_watcher", heard)
-        await shop.client.post("/invoices", ORDER)
-        await wait_for(lambda: rings, 5, "the ring")
-        await pool.execute("UPDATE descriptor SET derived_count = next_index + 600")
-        rings.clear()
-        await shop.client.post("/invoices", ORDER)
-        await pool.execute("SELECT pg_notify('paywatch_watcher', '')")  # ours, so that an earlier one is here too
-        await wait_for(lambda: rings, 5, "our ring")
-        assert len(rings) == 1
-        await connection.remove_listener("paywatch_watcher", heard)
-
-
 async def test_without_a_rate_only_btc_invoices_are_made(shop, pool, context):
     object.__setattr__(context, "settings", context.settings.model_copy(update={"fixed_rate": None}))
     refused = await shop.client.post("/invoices", ORDER)

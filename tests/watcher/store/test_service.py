@@ -1,6 +1,7 @@
 """The lease: one active watcher by the database's clock, and a successor that ends the old one's connections."""
 
 import asyncio
+from datetime import timedelta
 
 import asyncpg
 import pytest
@@ -31,17 +32,33 @@ async def test_while_one_is_active_another_stands_by(pool, database_url: str):
         assert await lease(other) == (epoch + 1, "other", True)
 
 
-async def test_a_lease_that_ran_out_is_taken_and_its_holder_s_connections_are_ended(pool, database_url: str):
+async def test_a_lease_that_ran_out_is_taken_and_its_holder_s_connections_are_ended(
+    pool, database_url: str, monkeypatch
+):
     world = await World.begin(pool)
+    monkeypatch.setattr(service, "LEASE", timedelta(milliseconds=200))  # for so long a holder may be silent
     await pool.execute("UPDATE chain_state SET lease_until = now() - interval '1 ms'")
     frozen = await asyncpg.connect(database_url, server_settings={"application_name": "test"})
     await frozen.execute("BEGIN")
     await frozen.execute("SELECT FROM chain_state FOR UPDATE")  # it would hold this for ever
     async with open_pool(database_url, 2, "other") as other:
-        assert await asyncio.wait_for(service.take_lease(other, "other"), 10) == world.pipeline.epoch + 1
+        epoch = await wait_for(lambda: service.take_lease(other, "other"), 10, "the lease")
+        assert epoch == world.pipeline.epoch + 1
         with pytest.raises((asyncpg.PostgresError, asyncpg.InterfaceError, OSError)):
             await frozen.execute("COMMIT")
         assert not await service.renew_lease(other, world.pipeline.epoch)
+
+
+async def test_a_long_change_does_not_cost_the_lease(pool, database_url: str, monkeypatch):
+    await World.begin(pool)
+    monkeypatch.setattr(service, "LEASE", timedelta(milliseconds=200))
+    await pool.execute("UPDATE chain_state SET lease_until = now() - interval '1 hour'")
+    working = await asyncpg.connect(database_url, server_settings={"application_name": "test"})
+    async with open_pool(database_url, 2, "other") as other, asyncio.TaskGroup() as tasks:
+        change = tasks.create_task(working.execute("SELECT count(*) FROM generate_series(1, 20000000)"))
+        while not change.done():
+            assert await service.take_lease(other, "other") is None or change.done()
+    await working.close()
 
 
 async def test_a_holder_without_a_connection_is_gone(pool, database_url: str):

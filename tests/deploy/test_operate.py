@@ -1,0 +1,62 @@
+"""docs/operate.md names what there is: commands, files, states, metrics, exit codes; all of them, and no other."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from regtest.state import NotRunning
+from watcher.bitcoind.feed import NodeSyncing, _health_of
+from watcher.bitcoind.look import DeepReorg, NodeBehind, PrunedGap
+from watcher.runtime.errors import Broken, Misconfigured, Rejected, Transient, Unavailable
+
+ROOT = Path(__file__).parents[2]
+TEXT = (ROOT / "docs" / "operate.md").read_text()
+COMMANDS = "\n".join(re.findall(r"```console\n(.*?)```", TEXT, re.DOTALL))
+VERBS = sorted(set(re.findall(r"(?<![-/])\bpaywatch ((?:db |key )?[a-z]+(?: --[a-z-]+)?)$", COMMANDS, re.MULTILINE)))
+SOURCES = [path for package in ("watcher", "notifier") for path in (ROOT / package).rglob("*.py")]
+
+
+def test_there_are_commands_to_check() -> None:
+    assert {"db upgrade", "doctor", "health", "key create --operator"} <= {*VERBS}
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_a_command_exists(verb: str) -> None:
+    command = [sys.executable, "-m", "watcher.cli", *verb.split(), "--help"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert all(option in done.stdout for option in verb.split() if option.startswith("--"))
+
+
+def test_a_file_that_is_named_exists() -> None:
+    links = re.findall(r"\]\(([^)]+)\)", TEXT)
+    named = re.findall(r"\bdeploy/[\w./*-]*\w", COMMANDS)
+    assert links
+    assert named
+    assert [link for link in links if not (ROOT / "docs" / link).exists()] == []
+    assert [name for name in named if not any(ROOT.glob(name))] == []
+
+
+def test_every_state_of_the_watcher_is_explained() -> None:
+    errors = [error("") for error in (NodeBehind, NodeSyncing, DeepReorg, PrunedGap, Broken, Transient)]
+    states = {"starting", "ok", "zmq_down", *map(_health_of, errors)}
+    assert set(re.findall(r"^\| `watcher: (\w+)` ", TEXT, re.MULTILINE)) == states
+
+
+def test_every_metric_is_listed() -> None:
+    defining = re.compile(r"\b(?:Counter|Gauge|Histogram|Summary)\(\s*\"(paywatch_\w+)\"")
+    defined = {name for path in SOURCES for name in defining.findall(path.read_text())}
+    section = TEXT.partition("## Metrics")[2].partition("## ")[0]
+    assert set(re.findall(r"`(paywatch_\w+)`", section)) == defined
+
+
+def test_the_exit_codes_are_those_of_the_errors() -> None:
+    section = TEXT.partition("## Exit codes")[2].partition("## ")[0]
+    prose = " ".join(section.split())
+    codes = {int(code) for code in re.findall(r"^\| (\d+) \|", section, re.MULTILINE)}
+    assert codes == {0, 1, 2, Unavailable.exit_code, Misconfigured.exit_code}
+    assert f"{Rejected.exit_code} (rejected)" in prose
+    assert f"{NotRunning.exit_code} (nobody to ask)" in prose
