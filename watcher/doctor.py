@@ -45,8 +45,8 @@ async def _database(settings: Settings) -> AsyncIterator[Finding]:
         yield _failed("database", error)
         return
     try:
-        version, number = connection.get_server_version(), int(await connection.fetchval("SHOW server_version_num"))
-        found = f"PostgreSQL {version.major}.{version.minor}"
+        number = int(await connection.fetchval("SHOW server_version_num"))
+        found = f"PostgreSQL {await connection.fetchval('SHOW server_version')}"
         yield Finding("database", number >= OLDEST_POSTGRES, found, "PostgreSQL 14 or newer is needed")
         try:
             await migrate.check(connection)

@@ -404,7 +404,7 @@ TestInvoice.settings = settings(
 @pytest.mark.soak
 @pytest.mark.timeout(3600)
 def test_whatever_happens_for_long() -> None:
-    """Some ten minutes of new histories, longer ones."""
+    """Some minutes of new histories, longer ones."""
     long = settings(
         max_examples=8000,
         stateful_step_count=40,
