@@ -17,6 +17,7 @@ h2 { margin-top: 3rem; border-bottom: 1px solid #ccc; } h3 { margin-top: 2rem; }
 code { background: #f2f2f2; padding: .1rem .3rem; overflow-wrap: anywhere; }
 table { border-collapse: collapse; width: 100%; } tr { border-top: 1px solid #ddd; }
 td { text-align: left; vertical-align: top; padding: .3rem .6rem; } td:last-child { width: 50%; }
+td:first-child code { overflow-wrap: normal; }
 nav { columns: 2; } pre { white-space: pre-wrap; font: inherit; }
 """
 
@@ -101,7 +102,8 @@ _LIMITS = {
 
 
 def _code(value: object) -> str:
-    return f"<code>{escape(str(value))}</code>"
+    shown = f"{value:g}" if isinstance(value, float) else str(value)
+    return f"<code>{escape(shown)}</code>"
 
 
 def _table(rows: Sequence[Sequence[str]]) -> str:
