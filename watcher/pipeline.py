@@ -29,6 +29,9 @@ log = structlog.get_logger()
 # Invoices that one transaction judges because of time alone, or of unjudged facts; more wait for the next one.
 DUE_BATCH = 500
 
+# A log line names so many decisions of a change, and says how many there were.
+DECISIONS_LOGGED = 20
+
 
 class StaleTip(Transient):
     """The stored tip is not the one that the change starts from: look again."""
@@ -70,9 +73,10 @@ class Pipeline:
                 await connection.execute("UPDATE chain_state SET looked_at = $1", change.began_at)
             looked_at = change.began_at if change.is_complete else self.looked_at
             moment = Moment(change.to_tip.height, change.began_at, looked_at)
-            count = await self._judge(connection, touched, moment, lines, tell_net=change.tell_net)
+            notes = await self._judge(connection, touched, moment, lines, tell_net=change.tell_net)
         self.looked_at = looked_at
-        return count
+        _log(change.to_tip.height, notes)
+        return len(notes)
 
     async def judge_due(self, now: datetime, *, tell_net: bool) -> bool:
         """Judge a batch of the invoices that time or unjudged facts make due; false when none is left.
@@ -83,7 +87,8 @@ class Pipeline:
             state = await self._lock(connection, None)
             due = await payments.due_at(connection, now, DUE_BATCH)
             moment = Moment(state.tip.height, now, self.looked_at)
-            await self._judge(connection, due, moment, [], tell_net=tell_net)
+            notes = await self._judge(connection, due, moment, [], tell_net=tell_net)
+        _log(state.tip.height, notes)
         return len(due) >= DUE_BATCH
 
     async def _lock(self, connection: Connection, tip_hash: bytes | None) -> chain.ChainState:
@@ -102,8 +107,8 @@ class Pipeline:
         lines: Sequence[journal.Line],
         *,
         tell_net: bool,
-    ) -> int:
-        """Judge invoices and write everything that follows, `lines` first; the number of events.
+    ) -> list[journal.Line]:
+        """Judge invoices and write everything that follows, `lines` first; a line for each event.
 
         An invoice with a confirmation without payment under way is judged when that has ended.
         """
@@ -122,9 +127,20 @@ class Pipeline:
             await journal.note(connection, [*lines, *notes], moment.now)
         if decisions:
             await _write(connection, judged, decisions, moment.now)
-        for invoice_id, kind, detail in notes:
-            log.info("invoice.decided", invoice=invoice_id, kind=kind, **detail)
-        return sum(len(decision.events) for decision in decisions)
+        return notes
+
+
+def _log(tip_height: int, notes: Sequence[journal.Line]) -> None:
+    """One line for what a change decided, after its commit; the timelines have every detail."""
+    if notes:
+        decided = [_decided(*note) for note in notes[:DECISIONS_LOGGED]]
+        log.info("watcher.decided", tip_height=tip_height, events=len(notes), decided=decided)
+
+
+def _decided(invoice_id: str, kind: str, detail: dict[str, Any]) -> str:
+    if kind == "status":
+        return f"{invoice_id} {detail['from']} -> {detail['to']} ({detail['reason']}, paid {detail['paidBtc']})"
+    return f"{invoice_id} {detail['anomaly']} {detail['btc']}"
 
 
 async def _store_facts(connection: Connection, change: Change) -> list[journal.Line]:

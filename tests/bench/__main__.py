@@ -7,10 +7,13 @@ import platform
 import sys
 from pathlib import Path
 
+from watcher.runtime import log
+
 BENCHES = ("blocks", "latency", "invoices")
 
 
 def main(names: list[str]) -> None:
+    log.configure("info", "json", "bench")  # as the roles log, to stderr
     cpu = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
     name = cpu[0].split(": ")[1].strip() if cpu else platform.processor()
     print(f"{name}, {os.cpu_count()} cores, Python {platform.python_version()}", flush=True)
