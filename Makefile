@@ -4,7 +4,7 @@ BIN := .venv/bin
 INSTALL := .venv/.installed
 INSTALL_DEV := .venv/.installed-dev
 
-.PHONY: help install run regtest test soak lint types bench mutants diagrams requirements clean
+.PHONY: help install run regtest test soak lint types bench mutants requirements clean
 .DELETE_ON_ERROR:
 
 help: ## print this list
@@ -32,7 +32,7 @@ lint: $(INSTALL_DEV) ## ruff, and who may import whom
 types: $(INSTALL_DEV) ## mypy --strict
 	$(BIN)/mypy
 
-bench: $(INSTALL_DEV) ## the numbers of docs/performance.md, as ratios in one run
+bench: $(INSTALL_DEV) ## speed, as ratios in one run: full blocks, latency, invoices per second
 	$(BIN)/python -m tests.bench
 
 mutants: $(INSTALL_DEV) ## plant faults in the rules and see the tests catch each of them
