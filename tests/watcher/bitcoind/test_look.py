@@ -1,5 +1,6 @@
 """One look at a real node, also while the node changes between two of its questions: nothing is lost or invented."""
 
+import time
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -214,12 +215,15 @@ async def test_a_payment_first_seen_in_a_block_has_the_block_s_time(watching: Wa
     script = await watching.chain.payer.script_pubkey(address)
     raw = await watching.chain.payment([(script, DUE // 2), (script, DUE // 2)])
     block = await watching.chain.mine_only([raw])
+    looked_at = time.time()
     await watching.whole()
     assert await watching.facts(await watching.chain.txid_of(raw)) == [("anchored", block)]
-    seen_at = await watching.pool.fetch("SELECT DISTINCT first_seen_at FROM payment")
+    (row,) = await watching.pool.fetch("SELECT DISTINCT first_seen_at FROM payment")
     header = await watching.rpc.block_header(from_hex(block))
     assert header is not None
-    assert [row["first_seen_at"].timestamp() for row in seen_at] == [header.time]
+    seen_at = row["first_seen_at"].timestamp()
+    # Many blocks mined in a second date a block ahead of the clock; then the moment we learnt of it counts.
+    assert seen_at == header.time or looked_at <= seen_at < header.time
     assert await watching.told(invoice) == [("CONFIRMED", PAID)]
 
 
