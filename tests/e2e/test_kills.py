@@ -9,9 +9,8 @@ import pytest
 
 from regtest import state as states
 from regtest.rpc import RpcError
-from regtest.sink import Sink
 from regtest.wait import wait_for
-from tests.e2e.product import Product, Up, open_chain
+from tests.e2e.product import Product, Up
 from watcher.runtime.errors import Transient
 
 pytestmark = pytest.mark.regtest
@@ -26,14 +25,6 @@ async def up(tmp_path_factory) -> AsyncIterator[Up]:
     yield running
     assert await running.command("audit") == (0, "everything agrees\n")
     assert await running.stop() == 0
-
-
-@pytest.fixture
-async def product(up: Up) -> AsyncIterator[Product]:
-    async with aiohttp.ClientSession() as session, Sink() as sink, await open_chain(up) as chain:
-        shop = Product(up, session, chain, sink)
-        await shop.add_project()
-        yield shop
 
 
 async def kill(product: Product, part: str) -> None:

@@ -6,9 +6,8 @@ from typing import Protocol
 from watcher.runtime.db import Connection, Pool
 from watcher.store.records import columns
 
-# How many unused addresses each descriptor is to have, and below how many the watcher is woken to derive more.
+# How many unused addresses each descriptor is to have; below half of that the watcher derives more.
 AHEAD = 1000
-LOW = 500
 
 FIRST_BATCH = 100
 

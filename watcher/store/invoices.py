@@ -39,12 +39,11 @@ class NewInvoice:
 
 @dataclass(frozen=True, slots=True)
 class Created:
-    """What the database added: the address, when the locked quote was made, and how many addresses are left."""
+    """What the database added: the address, and when the locked quote was made."""
 
     script_pubkey: bytes
     address: str
     quoted_at: datetime | None
-    addresses_left: int
 
 
 # One round trip: lock a quote, take the descriptor's next address, write the invoice and its first line. An
@@ -52,7 +51,7 @@ class Created:
 _CREATE = f"""
 WITH {LOCK}, taken AS (
   UPDATE descriptor SET next_index = next_index + 1 WHERE id = $5 AND next_index < derived_count
-  RETURNING next_index - 1 AS index, derived_count - next_index AS addresses_left
+  RETURNING next_index - 1 AS index
 ), free AS (
   SELECT a.script_pubkey, a.address FROM taken JOIN address a ON a.descriptor_id = $5 AND a.index = taken.index
   WHERE NOT EXISTS (SELECT FROM payment p WHERE p.script_pubkey = a.script_pubkey)
@@ -68,7 +67,7 @@ WITH {LOCK}, taken AS (
 ), noted AS (
   INSERT INTO timeline (invoice_id, happened_at, kind, detail) SELECT id, created_at, 'created', $22 FROM made
 )
-SELECT free.script_pubkey, free.address, quoted.quoted_at, taken.addresses_left
+SELECT free.script_pubkey, free.address, quoted.quoted_at
 FROM taken LEFT JOIN free ON true LEFT JOIN quoted ON true
 """  # noqa: S608 (constant text)
 
@@ -91,7 +90,7 @@ async def create(connection: Connection, new: NewInvoice) -> Created:
         if row is None:
             raise NoAddressLeft("no derived address is left")
         if row["address"] is not None:
-            return Created(row["script_pubkey"], row["address"], row["quoted_at"], row["addresses_left"])
+            return Created(row["script_pubkey"], row["address"], row["quoted_at"])
 
 
 def _first_line(new: NewInvoice) -> dict[str, Any]:
