@@ -44,6 +44,15 @@ CREATE TABLE public.block (
     CONSTRAINT block_hash_check CHECK ((octet_length(hash) = 32)),
     CONSTRAINT block_height_check CHECK ((height >= 0))
 );
+CREATE TABLE public.chain_gap (
+    first_height integer NOT NULL,
+    last_height integer NOT NULL,
+    accepted_at timestamp with time zone NOT NULL,
+    reason text NOT NULL,
+    CONSTRAINT chain_gap_check CHECK ((last_height >= first_height)),
+    CONSTRAINT chain_gap_first_height_check CHECK ((first_height >= 0)),
+    CONSTRAINT chain_gap_reason_check CHECK ((reason <> ''::text))
+);
 CREATE TABLE public.chain_state (
     singleton boolean DEFAULT true NOT NULL,
     network text NOT NULL,
@@ -56,6 +65,8 @@ CREATE TABLE public.chain_state (
     looked_at timestamp with time zone,
     health text DEFAULT 'starting'::text NOT NULL,
     health_detail text DEFAULT ''::text NOT NULL,
+    node_height integer,
+    prune_height integer,
     CONSTRAINT chain_state_genesis_hash_check CHECK ((octet_length(genesis_hash) = 32)),
     CONSTRAINT chain_state_singleton_check CHECK (singleton),
     CONSTRAINT chain_state_tip_hash_check CHECK ((octet_length(tip_hash) = 32)),
@@ -208,12 +219,14 @@ CREATE TABLE public.ledger_entry (
     id bigint NOT NULL,
     posting bigint NOT NULL,
     project_id text NOT NULL,
-    invoice_id text NOT NULL,
+    invoice_id text,
     account text NOT NULL,
     amount_sat bigint NOT NULL,
     posted_at timestamp with time zone NOT NULL,
+    script_pubkey bytea,
     CONSTRAINT ledger_entry_account_check CHECK ((account = ANY (ARRAY['chain'::text, 'pending'::text, 'confirmed'::text, 'held'::text, 'test'::text]))),
-    CONSTRAINT ledger_entry_amount_sat_check CHECK ((amount_sat <> 0))
+    CONSTRAINT ledger_entry_amount_sat_check CHECK ((amount_sat <> 0)),
+    CONSTRAINT ledger_entry_check CHECK (((invoice_id IS NULL) = (script_pubkey IS NOT NULL)))
 );
 ALTER TABLE public.ledger_entry ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
     SEQUENCE NAME public.ledger_entry_id_seq
@@ -229,6 +242,23 @@ CREATE SEQUENCE public.ledger_posting
     NO MINVALUE
     NO MAXVALUE
     CACHE 1;
+CREATE TABLE public.operator_action (
+    id bigint NOT NULL,
+    happened_at timestamp with time zone NOT NULL,
+    action text NOT NULL,
+    reason text NOT NULL,
+    detail jsonb NOT NULL,
+    CONSTRAINT operator_action_action_check CHECK ((action ~ '^[a-z_]+$'::text)),
+    CONSTRAINT operator_action_reason_check CHECK ((reason <> ''::text))
+);
+ALTER TABLE public.operator_action ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME public.operator_action_id_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+);
 CREATE TABLE public.payment (
     id bigint NOT NULL,
     txid bytea NOT NULL,
@@ -343,7 +373,7 @@ ALTER TABLE public.timeline ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
 );
 CREATE TABLE public.tx (
     txid bytea NOT NULL,
-    raw bytea NOT NULL,
+    raw bytea,
     state text NOT NULL,
     anchor_height integer,
     anchor_hash bytea,
@@ -379,6 +409,8 @@ ALTER TABLE ONLY public.block
     ADD CONSTRAINT block_hash_key UNIQUE (hash);
 ALTER TABLE ONLY public.block
     ADD CONSTRAINT block_pkey PRIMARY KEY (height);
+ALTER TABLE ONLY public.chain_gap
+    ADD CONSTRAINT chain_gap_pkey PRIMARY KEY (first_height);
 ALTER TABLE ONLY public.chain_state
     ADD CONSTRAINT chain_state_pkey PRIMARY KEY (singleton);
 ALTER TABLE ONLY public.delivery
@@ -403,6 +435,8 @@ ALTER TABLE ONLY public.invoice
     ADD CONSTRAINT invoice_script_pubkey_key UNIQUE (script_pubkey);
 ALTER TABLE ONLY public.ledger_entry
     ADD CONSTRAINT ledger_entry_pkey PRIMARY KEY (id);
+ALTER TABLE ONLY public.operator_action
+    ADD CONSTRAINT operator_action_pkey PRIMARY KEY (id);
 ALTER TABLE ONLY public.payment
     ADD CONSTRAINT payment_pkey PRIMARY KEY (txid, vout);
 ALTER TABLE ONLY public.project
@@ -434,6 +468,7 @@ CREATE INDEX delivery_open ON public.delivery USING btree (endpoint_id, invoice_
 CREATE UNIQUE INDEX endpoint_default ON public.endpoint USING btree (project_id) WHERE is_default;
 CREATE UNIQUE INDEX endpoint_named ON public.endpoint USING btree (project_id, url) WHERE (NOT is_default);
 CREATE INDEX idempotency_age ON public.idempotency USING btree (created_at);
+CREATE INDEX invoice_held_back ON public.invoice USING btree (id) WHERE ((status = 'UNCONFIRMED'::text) AND (required_confirmations = 0));
 CREATE INDEX invoice_judge_at ON public.invoice USING btree (judge_at) WHERE (judge_at IS NOT NULL);
 CREATE INDEX invoice_judge_at_height ON public.invoice USING btree (judge_at_height) WHERE (judge_at_height IS NOT NULL);
 CREATE INDEX invoice_judge_pending ON public.invoice USING btree (id) WHERE judge_pending;
@@ -441,9 +476,11 @@ CREATE INDEX invoice_of_project ON public.invoice USING btree (project_id, id);
 CREATE INDEX invoice_reference ON public.invoice USING btree (project_id, reference, id) WHERE (reference IS NOT NULL);
 CREATE INDEX ledger_balance ON public.ledger_entry USING btree (project_id, account) INCLUDE (amount_sat);
 CREATE INDEX ledger_of_invoice ON public.ledger_entry USING btree (invoice_id);
+CREATE INDEX ledger_of_script ON public.ledger_entry USING btree (script_pubkey) WHERE (script_pubkey IS NOT NULL);
 CREATE INDEX payment_of_invoice ON public.payment USING btree (invoice_id);
 CREATE INDEX payment_of_script ON public.payment USING btree (script_pubkey);
 CREATE INDEX payment_report ON public.payment USING btree (report_at_height) WHERE (report_at_height IS NOT NULL);
+CREATE INDEX payment_unassigned ON public.payment USING btree (script_pubkey) WHERE (invoice_id IS NULL);
 CREATE INDEX quote_history ON public.quote USING btree (currency, quoted_at);
 CREATE INDEX test_confirmation_under_way ON public.test_confirmation USING btree (requested_at) WHERE (state = ANY (ARRAY['requested'::text, 'sending'::text, 'answered'::text]));
 CREATE INDEX timeline_of_invoice ON public.timeline USING btree (invoice_id, id);
@@ -483,6 +520,8 @@ ALTER TABLE ONLY public.ledger_entry
     ADD CONSTRAINT ledger_entry_invoice_id_fkey FOREIGN KEY (invoice_id) REFERENCES public.invoice(id);
 ALTER TABLE ONLY public.ledger_entry
     ADD CONSTRAINT ledger_entry_project_id_fkey FOREIGN KEY (project_id) REFERENCES public.project(id);
+ALTER TABLE ONLY public.ledger_entry
+    ADD CONSTRAINT ledger_entry_script_pubkey_fkey FOREIGN KEY (script_pubkey) REFERENCES public.address(script_pubkey);
 ALTER TABLE ONLY public.payment
     ADD CONSTRAINT payment_invoice_id_fkey FOREIGN KEY (invoice_id) REFERENCES public.invoice(id);
 ALTER TABLE ONLY public.payment
