@@ -6,13 +6,15 @@ from the mempool (`_pool_facts`), and both fail with `ChainMoved` when the tip m
 """
 
 import asyncio
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import AsyncGenerator, Collection, Iterable, Mapping
 from collections.abc import Set as AbstractSet
+from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
-from watcher.bitcoind.decode import HASH_BYTES, Block, Transaction, parse_block, parse_transaction
+from watcher.bitcoind.decode import HASH_BYTES, Transaction, parse_transaction
 from watcher.bitcoind.rpc import BitcoindRpc, BlockPruned, Header, MempoolEntry
+from watcher.bitcoind.scan import Scanned, scan_block
 from watcher.rules.chain import Arrival, BlockHit, Change, Tracked, classify, connect, disconnect
 from watcher.rules.types import BlockId, TxFacts, TxState
 from watcher.runtime.db import Pool
@@ -22,6 +24,11 @@ from watcher.store.script_filter import ScriptFilter
 
 # Blocks that one transaction takes in while catching up; a reorg is followed to its new tip or for so many blocks.
 BLOCKS_PER_CHANGE = 200
+
+# Blocks that are read at a time while they are small; an answer of the node then stays below 100 MB even if all of the
+# next ones are full.
+BLOCKS_AT_ONCE = 16
+SMALL_BYTES = 400_000
 
 # Mempool transactions that are fetched, matched and dropped at a time.
 BODIES_AT_ONCE = 1_000
@@ -124,6 +131,11 @@ class Look:
         """Those of the scripts that were derived by us. To be called after what holds them was read."""
         return await self._filter.ours(self.pool, scripts)
 
+    async def _derived(self, maybe: Iterable[bytes]) -> set[bytes]:
+        """Those of a few scripts that were derived by us."""
+        scripts = set(maybe)
+        return await chain.ours(self.pool, scripts) if scripts else scripts
+
     # The chain
 
     async def _path(self, tip: BlockId) -> _Path:
@@ -135,10 +147,10 @@ class Look:
             raise ChainMoved("the node's tip moved")
         fork_point = await self._fork_point(tip, best)
         top = min(best.height, fork_point.height + BLOCKS_PER_CHANGE)
-        hashes = [await self.rpc.block_hash_at(height) for height in range(fork_point.height + 1, top + 1)]
-        if None in hashes or (top == best.height and hashes and hashes[-1] != best_hash):
+        hashes = await self.rpc.block_hashes(fork_point.height + 1, top)
+        if len(hashes) < top - fork_point.height or (top == best.height and hashes and hashes[-1] != best_hash):
             raise ChainMoved("the node's tip moved")
-        return _Path(fork_point, tuple(block for block in hashes if block), reaches_tip=top == best.height)
+        return _Path(fork_point, tuple(hashes), reaches_tip=top == best.height)
 
     async def _fork_point(self, tip: BlockId, best: Header) -> BlockId:
         """Our newest block that is in the node's best chain.
@@ -164,22 +176,51 @@ class Look:
     async def _read_blocks(self, path: _Path, found: _Findings, began_at: datetime) -> None:
         watched = {outpoint for item in found.tracked.values() for outpoint in item.inputs}
         previous = path.fork_point
-        for block_hash in path.hashes:
-            block = await self._block(block_hash, previous.height + 1)
-            if block.prev_hash != previous.hash:
-                raise ChainMoved("the node's chain moved")
-            previous = BlockId(previous.height + 1, block_hash)
-            found.connected.append((previous, datetime.fromtimestamp(block.time, UTC)))
-            ours = await self.ours(script for tx in block.transactions for _, script in tx.outputs)
-            for tx in block.transactions:
-                _read_transaction(tx, previous, watched, ours, found, min(found.connected[-1][1], began_at))
+        async with aclosing(self._scanned(path, watched)) as blocks:
+            async for block_hash, block in blocks:
+                if block.prev_hash != previous.hash:
+                    raise ChainMoved("the node's chain moved")
+                previous = BlockId(previous.height + 1, block_hash)
+                mined_at = datetime.fromtimestamp(block.time, UTC)
+                found.connected.append((previous, mined_at))
+                ours = await self._derived(script for tx in block.transactions for _, script in tx.outputs)
+                for tx in block.transactions:
+                    _read_transaction(tx, previous, watched, ours, found, min(mined_at, began_at))
 
-    async def _block(self, block_hash: bytes, height: int) -> Block:
+    async def _scanned(self, path: _Path, watched: AbstractSet[bytes]) -> AsyncGenerator[tuple[bytes, Scanned], None]:
+        """The blocks of the path, lowest first. While some are scanned in a thread, the next are read.
+
+        The filter is brought up to date between reading a block and scanning it: see `script_filter`.
+        """
+        start, count = 0, 1
+        reading = asyncio.ensure_future(self._raw(path, start, count))
         try:
-            raw = await self.rpc.block(block_hash)
+            while raw := await reading:
+                done, start = start, start + len(raw)
+                count = min(2 * count, BLOCKS_AT_ONCE) if sum(map(len, raw)) < SMALL_BYTES else 1
+                reading = asyncio.ensure_future(self._raw(path, start, count))
+                await self._filter.refresh(self.pool)
+                scanned = await asyncio.to_thread(_scan_all, raw, self._filter.bitmap.bits, watched)
+                for number, block in enumerate(scanned, done):
+                    yield path.hashes[number], block
+        finally:
+            reading.cancel()
+            await asyncio.gather(reading, return_exceptions=True)
+
+    async def _raw(self, path: _Path, start: int, count: int) -> list[bytes]:
+        """The bytes of `count` blocks of the path, or of those that are left."""
+        hashes = path.hashes[start : start + count]
+        found = await self.rpc.blocks(hashes) if hashes else {}
+        return [
+            found.get(block) or await self._block(block, path.fork_point.height + 1 + number)
+            for number, block in enumerate(hashes, start)
+        ]
+
+    async def _block(self, block_hash: bytes, height: int) -> bytes:
+        try:
+            return await self.rpc.block(block_hash)
         except BlockPruned:
             raise PrunedGap(f"the node has pruned block {height}, which was not processed yet") from None
-        return await asyncio.to_thread(parse_block, raw)
 
     async def _assert_tip(self, tip_hash: bytes) -> None:
         if await self.rpc.best_block_hash() != tip_hash:
@@ -239,6 +280,10 @@ class Look:
             ours = await self.ours(script for body in ancestors.values() for _, script in body.outputs)
             found.arrivals |= {txid: _pooled(body, _outputs_to(body, ours)) for txid, body in ancestors.items()}
             pooled = set(ancestors)
+
+
+def _scan_all(raw: Iterable[bytes], bits: bytearray, watched: AbstractSet[bytes]) -> list[Scanned]:
+    return [scan_block(block, bits, watched) for block in raw]
 
 
 def _read_transaction(

@@ -85,6 +85,14 @@ class TestBlocks:
             if not ours.is_coinbase:
                 assert ours.inputs == tuple(outpoint(from_hex(txin["txid"]), txin["vout"]) for txin in theirs["vin"])
 
+    async def test_many_blocks_are_asked_for_at_once(self, chain, rpc):
+        await chain.mine(3)
+        tip = await rpc.block_header(await rpc.best_block_hash())
+        hashes = await rpc.block_hashes(tip.height - 2, tip.height)
+        assert hashes == [await rpc.block_hash_at(height) for height in range(tip.height - 2, tip.height + 1)]
+        assert await rpc.block_hashes(tip.height, tip.height + 5) == [tip.hash]
+        assert await rpc.blocks([*hashes, UNKNOWN]) == {block: await rpc.block(block) for block in hashes}
+
     async def test_a_pruned_block_says_so(self, bitcoind, tmp_path):
         arguments = ["-prune=1", "-fastprune"]
         node = Node(bitcoind, tmp_path / "pruned", zmq=False, extra_args=arguments)
@@ -101,7 +109,8 @@ class TestBlocks:
                 with pytest.raises(BlockPruned) as caught:
                     await rpc.block(gone)
                 assert caught.value.code == -1
-                assert await rpc.block(await rpc.block_hash_at(last_gone + 1))
+                kept = await rpc.block_hash_at(last_gone + 1)
+                assert await rpc.blocks([gone, kept]) == {kept: await rpc.block(kept)}
         finally:
             await node.kill()
 
