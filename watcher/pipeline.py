@@ -150,8 +150,7 @@ async def _store_facts(connection: Connection, change: Change) -> list[journal.L
     if change.arrivals:
         await chain.insert_arrivals(connection, change.arrivals)
         await payments.insert(connection, change.arrivals)
-        if change.facts:  # what an arrival replaces has changed with it
-            await payments.inherit(connection, [item.facts.txid for item in change.arrivals])
+    await _inherit(connection, change)
     new = {item.facts.txid: item for item in change.arrivals}
     changed = {facts.txid: facts for facts in change.facts} | {txid: item.facts for txid, item in new.items()}
     if not changed:
@@ -160,6 +159,13 @@ async def _store_facts(connection: Connection, change: Change) -> list[journal.L
         (row["invoice_id"], *_chain_note(row["vout"], row["amount_sat"], changed[row["txid"]], new.get(row["txid"])))
         for row in await payments.of_transactions(connection, changed)
     ]
+
+
+async def _inherit(connection: Connection, change: Change) -> None:
+    """What takes the place of another payment has done so in this change: both have changed with it."""
+    if any(facts.is_taken_back for facts in change.facts):
+        present = [facts.txid for facts in change.facts if facts.is_present]
+        await payments.inherit(connection, [*present, *(item.facts.txid for item in change.arrivals)])
 
 
 def _chain_note(vout: int, amount_sat: int, facts: TxFacts, arrival: Arrival | None) -> tuple[str, dict[str, Any]]:

@@ -12,7 +12,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
-from watcher.bitcoind.decode import HASH_BYTES, Transaction, parse_transaction
+from watcher.bitcoind.decode import HASH_BYTES, Transaction, parse_block, parse_transaction
 from watcher.bitcoind.rpc import BitcoindRpc, BlockPruned, Header, MempoolEntry
 from watcher.bitcoind.scan import Scanned, scan_block
 from watcher.rules.chain import Arrival, BlockHit, Change, Tracked, classify, connect, disconnect
@@ -66,7 +66,13 @@ class _Findings:
     tracked: dict[bytes, Tracked]
     hits: list[BlockHit] = field(default_factory=list)
     arrivals: dict[bytes, Arrival] = field(default_factory=dict)
+    adopted: dict[bytes, Arrival] = field(default_factory=dict)  # new ones that are tracked from the start of the look
     connected: list[tuple[BlockId, datetime]] = field(default_factory=list)
+
+    def all_arrivals(self) -> tuple[Arrival, ...]:
+        """What was not tracked before; the adopted as they are now."""
+        adopted = (replace(item, facts=self.tracked[txid].facts) for txid, item in self.adopted.items())
+        return (*adopted, *self.arrivals.values())
 
 
 @dataclass(slots=True)
@@ -93,6 +99,7 @@ class Look:
         found = _Findings(before)
         if path.fork_point != tip:
             found.tracked = disconnect(before, path.fork_point.height, began_at)
+            await self._adopt_parents(tip, path.fork_point, found, began_at)
         await self._read_blocks(path, found, began_at)
         found.tracked = connect(found.tracked, found.hits)
         is_judged = path.reaches_tip and with_mempool
@@ -104,7 +111,7 @@ class Look:
             await self._assert_tip(path.hashes[-1] if path.hashes else path.fork_point.hash)
         return Change(
             began_at, tip, path.fork_point, tuple(found.connected), _changed(before, found.tracked),
-            tuple(found.arrivals.values()), reached_tip=is_judged, is_complete=is_judged,
+            found.all_arrivals(), reached_tip=is_judged, is_complete=is_judged,
         )  # fmt: skip
 
     async def part(
@@ -172,6 +179,23 @@ class Look:
                 "check the node; raise reorg_limit_blocks only if the new chain is the right one",
             )
         raise NodeBehind(f"the node is at block {best.height}, below the stored tip {tip.height}")
+
+    async def _adopt_parents(self, tip: BlockId, fork_point: BlockId, found: _Findings, began_at: datetime) -> None:
+        """Track what left the chain and has tracked descendants: in the new branch its coins may be spent otherwise.
+
+        A parent that was mined before its child came was no business of ours until now. A stale block stays readable.
+        """
+        wanted = {outpoint[:HASH_BYTES] for item in found.tracked.values() for outpoint in item.inputs}
+        left = await chain.blocks_down_from(self.pool, tip.height, tip.height - fork_point.height)
+        for block in left if wanted else ():
+            raw = (await self.rpc.blocks([block.hash])).get(block.hash)
+            transactions = (await asyncio.to_thread(parse_block, raw)).transactions if raw else ()
+            for tx in reversed(transactions):
+                if tx.txid in wanted and tx.txid not in found.tracked and not tx.is_coinbase:
+                    wanted |= {outpoint[:HASH_BYTES] for outpoint in tx.inputs}
+                    facts = TxFacts(tx.txid, TxState.EVICTED, evicted_at=began_at)
+                    found.adopted[tx.txid] = Arrival(facts, tx.raw, tx.inputs, (), False, began_at)
+                    found.tracked[tx.txid] = Tracked(facts, tx.inputs)
 
     async def _read_blocks(self, path: _Path, found: _Findings, began_at: datetime) -> None:
         watched = {outpoint for item in found.tracked.values() for outpoint in item.inputs}
@@ -317,4 +341,5 @@ def _dated(arrival: Arrival, entry: MempoolEntry) -> Arrival:
 
 
 def _changed(before: Mapping[bytes, Tracked], after: Mapping[bytes, Tracked]) -> tuple[TxFacts, ...]:
-    return tuple(item.facts for txid, item in after.items() if item.facts != before[txid].facts)
+    """Of what was tracked before."""
+    return tuple(after[txid].facts for txid, item in before.items() if after[txid].facts != item.facts)

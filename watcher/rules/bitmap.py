@@ -18,7 +18,7 @@ SECOND_SHIFT = 6  # the second place: the other end of the 32 bits, of which 26 
 class Bitmap:
     """The bits of what was added. `watcher.bitcoind.scan` reads them by the same places, inline."""
 
-    bits: bytearray = field(default_factory=lambda: bytearray(BITS // 8))
+    bits: bytearray = field(default_factory=lambda: bytearray(BITS // 8), repr=False)
 
     def add(self, script: bytes) -> None:
         """From now on the answer about this script is "maybe"."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from watcher.rules.chain import Arrival, Tracked
 from watcher.rules.types import BlockId, TxFacts
@@ -128,14 +128,24 @@ async def ours(connection: Connection, scripts: Iterable[bytes]) -> set[bytes]:
     return {row["script_pubkey"] for row in rows}
 
 
-async def evicted_bodies(connection: Connection) -> list[bytes]:
-    """The raw transactions that only left the mempool, those with evicted parents last."""
-    rows = await connection.fetch(
-        """SELECT t.raw FROM tx t WHERE t.state = 'evicted'
-           ORDER BY EXISTS (SELECT FROM tx_input i JOIN tx p ON p.txid = substr(i.outpoint, 1, 32)
-                            WHERE i.txid = t.txid AND p.state = 'evicted')"""
-    )
-    return [row["raw"] for row in rows]
+# A node forgets what waited for 336 hours (DEFAULT_MEMPOOL_EXPIRY_HOURS of Bitcoin Core), and so do we.
+OFFERED_FOR = timedelta(hours=336)
+
+_EVICTED_BODIES = """
+WITH RECURSIVE gone AS (SELECT txid, raw FROM tx WHERE state = 'evicted' AND evicted_at > $1 AND raw IS NOT NULL),
+line(txid, ancestor, generation) AS (
+  SELECT txid, txid, 0 FROM gone
+  UNION SELECT l.txid, g.txid, l.generation + 1
+  FROM line l JOIN tx_input i ON i.txid = l.ancestor JOIN gone g ON g.txid = substr(i.outpoint, 1, 32)
+)
+SELECT raw FROM gone JOIN (SELECT txid, max(generation) AS generation FROM line GROUP BY txid) o USING (txid)
+ORDER BY generation
+"""
+
+
+async def evicted_bodies(connection: Connection, now: datetime) -> list[bytes]:
+    """The raw transactions that only left the mempool, parents before their children; not those of long ago."""
+    return [row["raw"] for row in await connection.fetch(_EVICTED_BODIES, now - OFFERED_FOR)]
 
 
 _SAVE_FACTS = """
