@@ -153,7 +153,9 @@ UPDATE tx t SET state = n.state, anchor_height = n.anchor_height, anchor_hash = 
   conflict_height = n.conflict_height, evicted_at = n.evicted_at
 FROM unnest($1::bytea[], $2::text[], $3::int[], $4::bytea[], $5::bytea[], $6::int[], $7::timestamptz[])
   AS n(txid, state, anchor_height, anchor_hash, gone_by, conflict_height, evicted_at)
+JOIN tx old USING (txid)
 WHERE t.txid = n.txid
+RETURNING old.txid, old.state, old.anchor_height, old.anchor_hash, old.gone_by, old.conflict_height, old.evicted_at
 """
 
 _INSERT_TX = """
@@ -174,9 +176,10 @@ def _fact_row(facts: TxFacts) -> tuple[object, ...]:
     )  # fmt: skip
 
 
-async def save_facts(connection: Connection, facts: Sequence[TxFacts]) -> None:
-    """Write the changed facts of tracked transactions."""
-    await connection.execute(_SAVE_FACTS, *columns([_fact_row(item) for item in facts], 7))
+async def save_facts(connection: Connection, facts: Sequence[TxFacts]) -> dict[bytes, TxFacts]:
+    """Write the changed facts of tracked transactions; what they were before, by txid."""
+    rows = await connection.fetch(_SAVE_FACTS, *columns([_fact_row(item) for item in facts], 7))
+    return {row["txid"]: tx_facts(row) for row in rows}
 
 
 async def insert_arrivals(connection: Connection, arrivals: Sequence[Arrival]) -> None:
