@@ -25,7 +25,7 @@ NULL_OUTPOINT = bytes(HASH_BYTES) + b"\xff\xff\xff\xff"
 """What a coinbase spends."""
 
 _U32_BYTES = 4
-OUTPUT = struct.Struct("<QB").unpack_from
+_OUTPUT = struct.Struct("<QB").unpack_from
 """An output up to its script: amount in satoshi, size of the script if below 0xfd."""
 FIRST_TAG = 0xFD
 """A size is one byte, or one of the tags 0xfd, 0xfe, 0xff and 2, 4 or 8 bytes, little-endian."""
@@ -203,7 +203,7 @@ def _scan_transaction(data: bytes, start: int) -> tuple[Transaction, int]:
     output_count, pos = read_size(data, pos)
     outputs = []
     for _ in range(output_count):
-        amount_sat, size = OUTPUT(data, pos)
+        amount_sat, size = _OUTPUT(data, pos)
         if amount_sat > MAX_MONEY_SAT:
             raise DecodeError("an output of more than all bitcoin")
         if size < FIRST_TAG:

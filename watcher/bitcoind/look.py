@@ -11,6 +11,7 @@ from collections.abc import Set as AbstractSet
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from functools import partial
 
 from watcher.bitcoind.decode import HASH_BYTES, Transaction, parse_block, parse_transaction
 from watcher.bitcoind.rpc import BitcoindRpc, BlockPruned, Header, MempoolEntry
@@ -29,6 +30,9 @@ BLOCKS_PER_CHANGE = 200
 # next ones are full.
 BLOCKS_AT_ONCE = 16
 SMALL_BYTES = 400_000
+
+# So much is scanned within a millisecond, which the event loop can bear; a thread costs as much.
+INLINE_BYTES = 100_000
 
 # Mempool transactions that are fetched, matched and dropped at a time.
 BODIES_AT_ONCE = 1_000
@@ -214,17 +218,19 @@ class Look:
     async def _scanned(self, path: _Path, watched: AbstractSet[bytes]) -> AsyncGenerator[tuple[bytes, Scanned], None]:
         """The blocks of the path, lowest first. While some are scanned in a thread, the next are read.
 
-        The filter is brought up to date between reading a block and scanning it: see `script_filter`.
+        All of them were mined before we learnt of the path: every address that they pay is in the filter from now on.
         """
+        await self._filter.refresh(self.pool)
         start, count = 0, 1
         reading = asyncio.ensure_future(self._raw(path, start, count))
         try:
             while raw := await reading:
                 done, start = start, start + len(raw)
-                count = min(2 * count, BLOCKS_AT_ONCE) if sum(map(len, raw)) < SMALL_BYTES else 1
+                size = sum(map(len, raw))
+                count = min(2 * count, BLOCKS_AT_ONCE) if size < SMALL_BYTES else 1
                 reading = asyncio.ensure_future(self._raw(path, start, count))
-                await self._filter.refresh(self.pool)
-                scanned = await asyncio.to_thread(_scan_all, raw, self._filter.bitmap.bits, watched)
+                scan = partial(_scan_all, raw, self._filter.bitmap.bits, watched)
+                scanned = await asyncio.to_thread(scan) if size > INLINE_BYTES else scan()
                 for number, block in enumerate(scanned, done):
                     yield path.hashes[number], block
         finally:
@@ -234,7 +240,7 @@ class Look:
     async def _raw(self, path: _Path, start: int, count: int) -> list[bytes]:
         """The bytes of `count` blocks of the path, or of those that are left."""
         hashes = path.hashes[start : start + count]
-        found = await self.rpc.blocks(hashes) if hashes else {}
+        found = await self.rpc.blocks(hashes) if len(hashes) > 1 else {}
         return [
             found.get(block) or await self._block(block, path.fork_point.height + 1 + number)
             for number, block in enumerate(hashes, start)

@@ -4,7 +4,7 @@ Every method is one question and may raise `NodeUnreachable` or `NodeWarmingUp` 
 that a method does not name is an `RpcError`, and an answer without the expected fields is `Broken`. Questions
 about many things are batches and leave out what the node does not know.
 
-The facts behind it: the node is asked for the block's bytes, never for its JSON (ten times as slow); without
+The facts behind it: the node is asked for a block's bytes, never for its JSON (ten times as slow); without
 txindex it knows the transactions of its mempool only; "not found" has code -5, a height beyond the tip -8, a
 pruned block -1.
 """
@@ -130,6 +130,8 @@ class DescriptorInfo:
 class BitcoindRpc(JsonRpc):
     """The node's answers, typed."""
 
+    _offers_rest = True  # until it has given by RPC a block that REST did not give
+
     async def best_block_hash(self) -> bytes:
         """The tip of the node's best chain."""
         return await self._ask(from_hex, "getbestblockhash")
@@ -143,7 +145,13 @@ class BitcoindRpc(JsonRpc):
         return await self._ask_unless(INVALID_PARAMETER, from_hex, "getblockhash", height)
 
     async def block(self, block: bytes) -> bytes:
-        """The block's bytes; that they begin with its header is checked. Raises `BlockPruned`."""
+        """The block's bytes; that they begin with its header is checked. Raises `BlockPruned`.
+
+        REST gives them in a fifth of the time, since they need not become hex; RPC says why there are none.
+        """
+        raw = await self.fetch(f"/rest/block/{to_hex(block)}.bin") if self._offers_rest else None
+        if raw is not None and block_hash(raw) == block:
+            return raw
         try:
             raw = await self._ask(bytes.fromhex, "getblock", to_hex(block), 0)
         except RpcError as error:
@@ -151,6 +159,7 @@ class BitcoindRpc(JsonRpc):
                 raise BlockPruned("getblock", error.code, error.reason, "it is gone from this node") from None
             raise
         _check_is(raw, block)
+        self._offers_rest = False
         return raw
 
     async def block_hashes(self, first_height: int, last_height: int) -> list[bytes]:

@@ -6,7 +6,6 @@ nearly all of them. The block is the node's word, and its header is checked by w
 else has to go through `parse_block` first.
 """
 
-import struct
 from collections.abc import Set as AbstractSet
 from typing import NamedTuple
 from zlib import crc32
@@ -14,7 +13,6 @@ from zlib import crc32
 from watcher.bitcoind.decode import (
     FIRST_TAG,
     HEADER_BYTES,
-    OUTPUT,
     DecodeError,
     Transaction,
     next_transaction,
@@ -50,7 +48,7 @@ def scan_block(raw: bytes, bits: bytearray, watched: AbstractSet[bytes]) -> Scan
             pos += 4  # the lock time
             if spends or pays:
                 found.append(next_transaction(raw, start)[0])
-    except (IndexError, struct.error):
+    except IndexError:
         raise DecodeError("the bytes end within the block") from None
     if pos != len(raw):
         raise DecodeError(f"the block's transactions end at byte {pos}, and it has {len(raw)}")
@@ -78,16 +76,14 @@ def _outputs(raw: bytes, start: int, bits: bytearray) -> tuple[int, bool]:
     count, pos = read_size(raw, start)
     pays = False
     for _ in range(count):
-        size = OUTPUT(raw, pos)[1]
+        size = raw[pos + 8]  # behind the amount
         if size < FIRST_TAG:
             pos += 9
         else:
             size, pos = read_size(raw, pos + 8)
-        end = pos + size
-        code = crc32(raw[pos:end])
+        code = crc32(raw[pos : (pos := pos + size)])
         place = code & MASK
         if bits[place >> 3] >> (place & 7) & 1:
             place = code >> SECOND_SHIFT
             pays = pays or bool(bits[place >> 3] >> (place & 7) & 1)
-        pos = end
     return pos, pays
