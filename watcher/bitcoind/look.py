@@ -6,12 +6,12 @@ from the mempool (`_pool_facts`), and both fail with `ChainMoved` when the tip m
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Collection, Iterable, Mapping
+from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from functools import partial
+from typing import TypeVar
 
 from watcher.bitcoind.decode import HASH_BYTES, Transaction, parse_block, parse_transaction
 from watcher.bitcoind.rpc import BitcoindRpc, BlockPruned, Header, MempoolEntry
@@ -30,6 +30,8 @@ BLOCKS_PER_CHANGE = 200
 # next ones are full.
 BLOCKS_AT_ONCE = 16
 SMALL_BYTES = 400_000
+
+T = TypeVar("T")
 
 # So much is scanned within a millisecond, which the event loop can bear; a thread costs as much.
 INLINE_BYTES = 100_000
@@ -205,18 +207,19 @@ class Look:
         watched = {outpoint for item in found.tracked.values() for outpoint in item.inputs}
         previous = path.fork_point
         async with aclosing(self._scanned(path, watched)) as blocks:
-            async for block_hash, block in blocks:
+            async for block_hash, block, ours in blocks:
                 if block.prev_hash != previous.hash:
                     raise ChainMoved("the node's chain moved")
                 previous = BlockId(previous.height + 1, block_hash)
                 mined_at = datetime.fromtimestamp(block.time, UTC)
                 found.connected.append((previous, mined_at))
-                ours = await self._derived(script for tx in block.transactions for _, script in tx.outputs)
                 for tx in block.transactions:
                     _read_transaction(tx, previous, watched, ours, found, min(mined_at, began_at))
 
-    async def _scanned(self, path: _Path, watched: AbstractSet[bytes]) -> AsyncGenerator[tuple[bytes, Scanned], None]:
-        """The blocks of the path, lowest first. While some are scanned in a thread, the next are read.
+    async def _scanned(
+        self, path: _Path, watched: AbstractSet[bytes]
+    ) -> AsyncGenerator[tuple[bytes, Scanned, set[bytes]], None]:
+        """The blocks of the path, lowest first, with the scripts of ours in them; the next are read meanwhile.
 
         All of them were mined before we learnt of the path: every address that they pay is in the filter from now on.
         """
@@ -226,16 +229,21 @@ class Look:
         try:
             while raw := await reading:
                 done, start = start, start + len(raw)
-                size = sum(map(len, raw))
-                count = min(2 * count, BLOCKS_AT_ONCE) if size < SMALL_BYTES else 1
+                count = min(2 * count, BLOCKS_AT_ONCE) if sum(map(len, raw)) < SMALL_BYTES else 1
                 reading = asyncio.ensure_future(self._raw(path, start, count))
-                scan = partial(_scan_all, raw, self._filter.bitmap.bits, watched)
-                scanned = await asyncio.to_thread(scan) if size > INLINE_BYTES else scan()
-                for number, block in enumerate(scanned, done):
-                    yield path.hashes[number], block
+                for number, (block, ours) in enumerate(await self._scan(raw, watched), done):
+                    yield path.hashes[number], block, ours
         finally:
             reading.cancel()
             await asyncio.gather(reading, return_exceptions=True)
+
+    async def _scan(self, raw: Sequence[bytes], watched: AbstractSet[bytes]) -> list[tuple[Scanned, set[bytes]]]:
+        """Blocks, each with the scripts of ours in it, in a thread where it would hold up the event loop."""
+        run = asyncio.to_thread if sum(map(len, raw)) > INLINE_BYTES else _at_once
+        maybe = await run(lambda: [self._filter.bitmap.maybe_in(block) for block in raw])
+        derived = await self._derived(script for scripts in maybe for script in scripts)
+        ours = [derived.intersection(scripts) for scripts in maybe]
+        return await run(lambda: [(scan_block(*block, watched), block[1]) for block in zip(raw, ours, strict=True)])
 
     async def _raw(self, path: _Path, start: int, count: int) -> list[bytes]:
         """The bytes of `count` blocks of the path, or of those that are left."""
@@ -312,8 +320,8 @@ class Look:
             pooled = set(ancestors)
 
 
-def _scan_all(raw: Iterable[bytes], bits: bytearray, watched: AbstractSet[bytes]) -> list[Scanned]:
-    return [scan_block(block, bits, watched) for block in raw]
+async def _at_once(work: Callable[[], T]) -> T:
+    return work()
 
 
 def _read_transaction(
