@@ -104,23 +104,89 @@ def _audit(
     *,
     from_height: Annotated[int | None, typer.Option(min=0, help="First block; default: 1,000 blocks.")] = None,
     to_height: Annotated[int | None, typer.Option(min=0, help="Last block; default: our tip.")] = None,
+    utxo: Annotated[
+        bool,
+        typer.Option(
+            "--utxo",
+            help="Compare with the node's unspent outputs instead of blocks. That reaches back to the first block, on "
+            "a pruned node too, and to addresses that were never derived here. It proves nothing about outputs that "
+            "were spent since, nor about the mempool. Takes minutes on mainnet.",
+        ),
+    ] = False,
+    beyond: Annotated[
+        int | None,
+        typer.Option(min=0, max=1_000_000, help="With --utxo: so many indexes after the derived ones. [default: 1000]"),
+    ] = None,
+    heal: Annotated[
+        bool,
+        typer.Option(
+            "--heal",
+            help="Make what was found wrong what the node says, and have the watcher judge it. Needs --reason.",
+        ),
+    ] = False,
+    reason: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="With --heal: why; it is kept with what was done.")
+    ] = None,
     as_json: Json = False,
 ) -> int:
-    """Prove payments against the node, and the ledger against the payments. Exits 1 with findings."""
+    """Prove payments against the node, and all books against the payments. Exits 1 with findings.
+
+    Without --heal nothing is written. With it, exits 1 when something cannot be healed.
+    """
+    from watcher.audit import DEFAULT_BEYOND, Scope
+
+    if utxo and (from_height is not None or to_height is not None):
+        raise typer.BadParameter("heights and unspent outputs are two audits: run one after the other")
+    if beyond is not None and not utxo:
+        raise typer.BadParameter("only unspent outputs are looked for beyond: give --utxo too", param_hint="--beyond")
+    if heal and not (reason and reason.strip()):
+        raise typer.BadParameter("healing needs a reason, which is kept with what is done", param_hint="--reason")
+    if reason is not None and not heal:
+        raise typer.BadParameter("a reason is for --heal alone", param_hint="--reason")
+    scope = Scope(from_height, to_height, utxo, DEFAULT_BEYOND if beyond is None else beyond)
+    work = _heal(settings, scope, reason, as_json) if heal and reason else _examine(settings, scope, as_json)
+    return 0 if asyncio.run(work) else 1
+
+
+async def _examine(settings: Settings, scope: Any, as_json: bool) -> bool:  # noqa: FBT001 - the option
+    """Tell what does not agree; whether all agrees."""
     from watcher.audit import examine
+    from watcher.rules.audit import Note
+    from watcher.rules.heal import Remedy, remedy_of
 
-    async def tell() -> int:
-        count = 0
-        async for finding in examine(settings, from_height, to_height):
-            count += 1
-            told = {"kind": finding.kind, "what": finding.what, "detail": finding.detail}
-            _say(told, f"{finding.kind:13}{finding.what}: {finding.detail}", as_json)
-        return count
-
-    count = asyncio.run(tell())
+    count = 0
+    async for result in examine(settings, scope):
+        if isinstance(result, Note):
+            typer.echo(f"note: {result.text}", err=True)
+            continue
+        count += 1
+        told: dict[str, Any] = {"kind": result.kind, "what": result.what, "detail": result.detail}
+        told |= {"healable": remedy_of(result) is not Remedy.NONE}
+        _say(told, f"{result.kind:17}{result.what}: {result.detail}", as_json)
     if not as_json:
         typer.echo(f"{count} findings" if count else "everything agrees")
-    return 1 if count else 0
+    return not count
+
+
+async def _heal(settings: Settings, scope: Any, reason: str, as_json: bool) -> bool:  # noqa: FBT001 - the option
+    """Heal, and tell what became of each finding; whether all is healed."""
+    from watcher.heal import heal
+    from watcher.rules.audit import Note
+
+    done = left = 0
+    async for result in heal(settings, scope, reason):
+        if isinstance(result, Note):
+            typer.echo(f"note: {result.text}", err=True)
+            continue
+        done, left = done + result.done, left + (not result.done)
+        finding = result.finding
+        told: dict[str, Any] = {"kind": finding.kind, "what": finding.what, "detail": finding.detail}
+        told |= {"healed": True} if result.done else {"healed": False, "advice": result.advice}
+        text = f"{'healed' if result.done else 'LEFT':7}{finding.kind:17}{finding.what}: {finding.detail}"
+        _say(told, text if result.done else f"{text}\n{'':24}hint: {result.advice}", as_json)
+    if not as_json:
+        typer.echo(f"{done} healed, {left} left" if done or left else "everything agrees")
+    return not left
 
 
 def _db_upgrade(settings: Settings) -> int:

@@ -10,6 +10,7 @@ import pytest
 from regtest.state import NotRunning
 from watcher.bitcoind.feed import NodeSyncing, _health_of
 from watcher.bitcoind.look import DeepReorg, NodeBehind, PrunedGap
+from watcher.rules.heal import REMEDY_OF, Remedy
 from watcher.runtime.errors import Broken, Misconfigured, Rejected, Transient, Unavailable
 
 ROOT = Path(__file__).parents[2]
@@ -44,6 +45,14 @@ def test_every_state_of_the_watcher_is_explained() -> None:
     errors = [error("") for error in (NodeBehind, NodeSyncing, DeepReorg, PrunedGap, Broken, Transient)]
     states = {"starting", "ok", "zmq_down", *map(_health_of, errors)}
     assert set(re.findall(r"^\| `watcher: (\w+)` ", TEXT, re.MULTILINE)) == states
+
+
+def test_every_kind_of_finding_is_explained_and_what_is_left_by_heal() -> None:
+    section = TEXT.partition("## Audit")[2].partition("\n## ")[0]
+    rows = "".join(line.rpartition(" | ")[2] for line in section.splitlines() if line.startswith("| "))
+    assert set(re.findall(r"`([a-z_]+)`", rows)) == REMEDY_OF.keys()
+    left = section.partition("cannot be had from the node:")[2].partition(".")[0]
+    assert set(re.findall(r"`(\w+)`", left)) == {kind for kind, remedy in REMEDY_OF.items() if remedy is Remedy.NONE}
 
 
 def test_every_metric_is_listed() -> None:
