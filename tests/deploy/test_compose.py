@@ -63,7 +63,7 @@ def test_ours_can_do_nothing_but_their_work(name: str) -> None:
 
 def test_watcher_and_api_share_what_outlives_the_database_and_mount_nothing_else(tmp_path: Path) -> None:
     mounted = {name: SERVICES[name]["volumes"] for name in OURS if "volumes" in SERVICES[name]}
-    assert mounted == dict.fromkeys(("api", "watcher"), ["state:/var/lib/paywatch"])
+    assert mounted == {name: ["state:/var/lib/paywatch"] for name in ("api", "watcher")}
     assert {settings_of(name, tmp_path).state_directory for name in mounted} == {"/var/lib/paywatch"}
     assert "state" in COMPOSE["volumes"]
     assert "/var/lib/paywatch" in (ROOT / "deploy" / "Containerfile").read_text()
