@@ -7,6 +7,7 @@ Exit codes: 0 done, 1 failed, 2 wrong usage, 3 not found, 4 rejected, 5 nobody t
 import asyncio
 import json
 import platform
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -28,9 +29,11 @@ def _group(text: str) -> typer.Typer:
 app = _group("A self-hosted Bitcoin payment watcher and notifier.")
 db = _group("The database's schema.")
 key = _group("Keys of the API.")
+descriptor = _group("Descriptors: which addresses were given out, and which may be next.")
 config = _group("Settings.")
 app.add_typer(db, name="db")
 app.add_typer(key, name="key")
+app.add_typer(descriptor, name="descriptor")
 app.add_typer(config, name="config")
 
 
@@ -225,6 +228,54 @@ def _key_create(
     return 0
 
 
+Descriptor = Annotated[str, typer.Argument(metavar="DESCRIPTOR", help="A descriptor, or its id in the list.")]
+
+
+def _descriptor_list(settings: Settings, *, as_json: Json = False) -> int:
+    """List the descriptors, and how many addresses in a row nobody paid. Exits 1 when that is beyond gap_limit."""
+    from watcher.descriptors import listing
+
+    is_well = True
+    for one in asyncio.run(listing(settings)):
+        is_beyond = one.runs.longest > settings.gap_limit
+        is_well = is_well and not is_beyond
+        told = {
+            "id": one.id, "descriptor": one.descriptor, "nextIndex": one.next_index, "derived": one.derived,
+            "longestUnpaidRun": one.runs.longest, "currentUnpaidRun": one.runs.current, "beyondGapLimit": is_beyond,
+        }  # fmt: skip
+        unpaid = f"unpaid in a row: {one.runs.longest} at the most, {one.runs.current} now"
+        lines = f"{one.id}  {one.descriptor}\n   next index {one.next_index}, derived {one.derived}, {unpaid}"
+        hint = f"\n   WARNING: beyond the gap limit of {settings.gap_limit}: paywatch descriptor export {one.id}"
+        _say(told, lines + (hint if is_beyond else ""), as_json)
+    return 0 if is_well else 1
+
+
+def _descriptor_export(settings: Settings, *, name: Descriptor, as_json: Json = False) -> int:
+    """Print what Bitcoin Core's importdescriptors takes: a wallet that has it finds the money on every address."""
+    from watcher.descriptors import export
+
+    request = json.dumps(asyncio.run(export(settings, name)))
+    typer.echo(request if as_json else f"bitcoin-cli -rpcwallet=WALLET importdescriptors {shlex.quote(request)}")
+    return 0
+
+
+def _descriptor_skip(
+    settings: Settings,
+    *,
+    name: Descriptor,
+    to: Annotated[int, typer.Option(min=1, metavar="INDEX", help="The first index that may be given out.")],
+    reason: Annotated[str, typer.Option(metavar="TEXT", help="Why; it is kept.")],
+) -> int:
+    """Pass over addresses that were given out although the database does not know it."""
+    from watcher.descriptors import skip
+
+    if not reason.strip():
+        raise typer.BadParameter("say why", param_hint="--reason")
+    raised = asyncio.run(skip(settings, name, to, reason))
+    typer.echo(f"the next index is {raised.to_index}; {raised.from_index} to {raised.to_index - 1} are passed over")
+    return 0
+
+
 app.command("watcher")(with_settings(_watcher))
 app.command("api")(with_settings(_api))
 app.command("notifier")(with_settings(_notifier))
@@ -234,6 +285,9 @@ app.command("health")(with_settings(_health, ("api_host", "api_port")))
 db.command("upgrade")(with_settings(_db_upgrade, DATABASE))
 db.command("status")(with_settings(_db_status, DATABASE))
 key.command("create")(with_settings(_key_create, DATABASE))
+descriptor.command("list")(with_settings(_descriptor_list, ("database_url", "gap_limit")))
+descriptor.command("export")(with_settings(_descriptor_export, DATABASE))
+descriptor.command("skip")(with_settings(_descriptor_skip))
 
 
 @config.command("reference")

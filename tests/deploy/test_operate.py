@@ -16,12 +16,18 @@ from watcher.runtime.errors import Broken, Misconfigured, Rejected, Transient, U
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "docs" / "operate.md").read_text()
 COMMANDS = "\n".join(re.findall(r"```console\n(.*?)```", TEXT, re.DOTALL))
-VERBS = sorted(set(re.findall(r"(?<![-/])\bpaywatch ((?:db |key )?[a-z]+(?: --[a-z-]+)?)$", COMMANDS, re.MULTILINE)))
+VERBS = sorted(
+    set(
+        re.findall(
+            r"(?<![-/])\bpaywatch ((?:db |key |descriptor )?[a-z]+(?: --[a-z-]+)?)(?: \d.*)?$", COMMANDS, re.MULTILINE
+        )
+    )
+)
 SOURCES = [path for package in ("watcher", "notifier") for path in (ROOT / package).rglob("*.py")]
 
 
 def test_there_are_commands_to_check() -> None:
-    assert {"db upgrade", "doctor", "health", "key create --operator"} <= {*VERBS}
+    assert {"db upgrade", "doctor", "health", "key create --operator", "descriptor skip"} <= {*VERBS}
 
 
 @pytest.mark.parametrize("verb", VERBS)
