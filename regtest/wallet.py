@@ -144,7 +144,7 @@ class Wallet:
             if coin is None:
                 raise Rejected(f"the wallet {self.name} has not enough confirmed coins", "mine a block")
             inputs.append(coin)
-        change = (await self.script_pubkey(await self.address()), change_sat)
+        change = (await self.script_pubkey(str(await self.call("getrawchangeaddress"))), change_sat)
         return await self._signed(inputs, [*payments, change])
 
     async def _signed(self, inputs: Sequence[Prevout], outputs: Sequence[Output]) -> str:
