@@ -1,13 +1,16 @@
-"""What every test may ask for: a real PostgreSQL with a fresh, migrated database, and a real bitcoind."""
+"""What every test may ask for: a real PostgreSQL with a fresh, migrated database, and a real node with a chain."""
 
 import itertools
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import asyncpg
 import pytest
 
-from regtest.bitcoind import find_bitcoind
+from regtest.bitcoind import Bitcoind, find_bitcoind
+from regtest.chain import Chain
 from regtest.container import PostgresInContainer
+from regtest.node import Node
 from regtest.postgres import Postgres
 from watcher.runtime import migrate
 from watcher.runtime.db import open_pool
@@ -51,6 +54,30 @@ async def pool(database_url: str):
 @pytest.fixture(scope="session")
 def bitcoind():
     return find_bitcoind()
+
+
+@pytest.fixture(scope="module")
+async def node(bitcoind: Bitcoind, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Node]:
+    """A node of the module's own."""
+    node = Node(bitcoind, tmp_path_factory.mktemp("node"))
+    await node.start()
+    yield node
+    await node.kill()
+
+
+@pytest.fixture(scope="module")
+async def funded_chain(node: Node) -> AsyncIterator[Chain]:
+    """The module's chain, with coins; its second node is started once, by the first reorg."""
+    async with Chain(node.client, bitcoind=node.bitcoind) as chain:
+        await chain.setup()
+        yield chain
+
+
+@pytest.fixture
+async def chain(funded_chain: Chain) -> Chain:
+    """What can happen on the node's chain; its mempool is empty at the start."""
+    await funded_chain.mine()
+    return funded_chain
 
 
 @pytest.fixture

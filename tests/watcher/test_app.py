@@ -1,12 +1,9 @@
 """The watcher as a process: how it refuses to start, how it ends, and how two of them share one database."""
 
-import json
 import os
 import signal
-import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
 import asyncpg
 import pytest
@@ -20,15 +17,12 @@ from regtest.postgres import Postgres
 from regtest.process import Child
 from regtest.wait import free_port, wait_for
 from tests.support import add_invoice, add_project
+from tests.watcher.processes import START_SECONDS, Start, ended, lines, wait_logged, watcher_processes
 from watcher.bitcoind.rpc import BitcoindRpc
 from watcher.runtime import migrate
 from watcher.runtime.db import Pool
 
 pytestmark = pytest.mark.regtest
-
-START_SECONDS = 20
-
-Start = Callable[..., Child]
 
 
 @pytest.fixture(scope="module")
@@ -48,45 +42,8 @@ async def chain(node: Node) -> AsyncIterator[Chain]:
 
 @pytest.fixture
 async def start(node: Node, database_url: str, tmp_path: Path) -> AsyncIterator[Start]:
-    """Start a watcher of node and database, with other settings where they are given; '' leaves one out."""
-    begun: list[Child] = []
-
-    def run(**settings: str) -> Child:
-        wanted = {
-            "database_url": database_url, "network": "regtest", "bitcoind_url": node.rpc_url,
-            "bitcoind_user": node.rpc_user, "bitcoind_password": node.rpc_password,
-            "bitcoind_zmq": node.zmq_address or "", "log_format": "json",
-        } | settings  # fmt: skip
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("PAYWATCH_")}
-        environment |= {f"PAYWATCH_{name.upper()}": value for name, value in wanted.items()}
-        environment |= {"PYTHONPATH": str(Path(__file__).parents[2])}
-        log = tmp_path / f"watcher-{len(begun)}.log"
-        begun.append(Child([sys.executable, "-m", "watcher.cli", "watcher"], log, env=environment))
-        return begun[-1]
-
-    yield run
-    for child in begun:
-        await child.kill()
-
-
-def lines(child: Child) -> list[dict[str, Any]]:
-    """What the process has logged; anything but JSON lines, such as a traceback, fails here."""
-    *whole, _ = child.log.read_text().split("\n")
-    return [json.loads(line) for line in whole]
-
-
-async def wait_logged(child: Child, event: str, timeout_seconds: float = START_SECONDS) -> None:
-    def is_logged() -> bool:
-        assert child.alive, child.tail()
-        return any(line["event"] == event for line in lines(child))
-
-    await wait_for(is_logged, timeout_seconds, event)
-
-
-async def ended(child: Child, timeout_seconds: float = START_SECONDS) -> int:
-    await wait_for(lambda: not child.alive, timeout_seconds, "the end of the process")
-    assert child.exit_code is not None
-    return child.exit_code
+    async with watcher_processes(node, database_url, tmp_path) as run:
+        yield run
 
 
 async def refused(child: Child) -> tuple[int, str, str]:

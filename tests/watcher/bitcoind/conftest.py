@@ -1,4 +1,4 @@
-"""A real node with a chain, and little HTTP servers that answer as no node should."""
+"""A client of the node, and little HTTP servers that answer as no node should."""
 
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -7,38 +7,12 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from regtest.bitcoind import Bitcoind
-from regtest.chain import Chain
 from regtest.node import Node
 from watcher.bitcoind.rpc import BitcoindRpc
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 Serve = Callable[[Handler], Awaitable[str]]
 ServeAnswer = Callable[..., Awaitable[str]]
-
-
-@pytest.fixture(scope="module")
-async def node(bitcoind: Bitcoind, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Node]:
-    """A node of the module's own."""
-    node = Node(bitcoind, tmp_path_factory.mktemp("node"))
-    await node.start()
-    yield node
-    await node.kill()
-
-
-@pytest.fixture(scope="module")
-async def funded_chain(node: Node) -> AsyncIterator[Chain]:
-    """The module's chain, with coins; its second node is started once, by the first reorg."""
-    async with Chain(node.client, bitcoind=node.bitcoind) as chain:
-        await chain.setup()
-        yield chain
-
-
-@pytest.fixture
-async def chain(funded_chain: Chain) -> Chain:
-    """What can happen on the node's chain; its mempool is empty at the start."""
-    await funded_chain.mine()
-    return funded_chain
 
 
 @pytest.fixture

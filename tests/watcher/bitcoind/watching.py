@@ -16,6 +16,7 @@ from tests.support import add_invoice, add_project
 from watcher.app import _newest_blocks
 from watcher.bitcoind.decode import Transaction, from_hex, to_hex
 from watcher.bitcoind.feed import Feed
+from watcher.bitcoind.jsonrpc import Login
 from watcher.bitcoind.look import ChainMoved, Look
 from watcher.bitcoind.rpc import BitcoindRpc
 from watcher.bitcoind.zmq import Doorbell
@@ -37,8 +38,10 @@ Action = Callable[[], Awaitable[Any]]
 class Interrupted(BitcoindRpc):
     """The node's own answers; but before one question, something happens."""
 
-    def __init__(self, node: Node) -> None:
-        super().__init__(node.rpc_url, (node.rpc_user, node.rpc_password))
+    def __init__(self, node: Node, *, url: str = "", login: Login | None = None, timeout_seconds: float = 30.0) -> None:
+        """`url` and `login` are the node's own unless they are given."""
+        known = (node.rpc_user, node.rpc_password)
+        super().__init__(url or node.rpc_url, login or known, timeout_seconds=timeout_seconds)
         self.asked: list[str] = []
         self._when: Callable[[int, str], bool] = lambda _number, _method: False
         self._action: Action | None = None
@@ -153,7 +156,7 @@ class Watching:
         bodies = [json.loads(row["body"])["data"] for row in rows]
         return [(data.get("anomaly") or data["status"], data["paidBtc"]) for data in bodies]
 
-    async def wait_told(self, invoice_id: str, *statuses: str, timeout_seconds: float = 15) -> None:
+    async def wait_told(self, invoice_id: str, *statuses: str, timeout_seconds: float = 30) -> None:
         """Wait until just this was told."""
 
         async def is_told() -> bool:
@@ -169,7 +172,7 @@ class Watching:
         async def is_so() -> bool:
             return await self.health() in wanted
 
-        await wait_for(is_so, 15, f"the health {wanted}")
+        await wait_for(is_so, 30, f"the health {wanted}")
 
     async def wait_caught_up(self) -> None:
         """Wait until the stored tip is the node's."""
@@ -178,14 +181,16 @@ class Watching:
             state = await store.state(self.pool)
             return state is not None and to_hex(state.tip.hash) == await self.node.rpc("getbestblockhash")
 
-        await wait_for(is_so, 15, "the watcher at the node's tip")
+        await wait_for(is_so, 30, "the watcher at the node's tip")
 
     @asynccontextmanager
-    async def following(self, *, zmq: bool, heartbeat_seconds: float = 10.0) -> AsyncIterator[Feed]:
-        """The feed runs; without ZMQ it polls five times a second."""
-        stop = asyncio.Event()
+    async def following(
+        self, *, zmq: bool, heartbeat_seconds: float = 10.0, zmq_address: str | None = None
+    ) -> AsyncIterator[Feed]:
+        """The feed runs; without ZMQ it polls five times a second. `zmq_address` is the node's own unless given."""
+        stop, address = asyncio.Event(), zmq_address or self.node.zmq_address or ""
         async with AsyncExitStack() as stack:
-            bell = await stack.enter_async_context(Doorbell(self.node.zmq_address)) if zmq else None
+            bell = await stack.enter_async_context(Doorbell(address)) if zmq else None
             feed = self.feed(bell, heartbeat_seconds)
             task = asyncio.create_task(feed.run(stop))
             try:
@@ -200,9 +205,9 @@ class Watching:
 
 
 @asynccontextmanager
-async def watching(pool: Pool, node: Node, chain: Chain) -> AsyncIterator[Watching]:
-    """A watcher that begins at the node's tip."""
-    async with Interrupted(node) as rpc:
+async def watching(pool: Pool, node: Node, chain: Chain, asking: Interrupted | None = None) -> AsyncIterator[Watching]:
+    """A watcher that begins at the node's tip; `asking` is its client where it is not the usual one."""
+    async with asking or Interrupted(node) as rpc:
         start = next(_starts)
         addresses = await rpc.derive(await chain.receiving_descriptor(), start, start + ADDRESSES - 1)
         project_id = await add_project(pool, addresses)
