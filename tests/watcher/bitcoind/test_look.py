@@ -229,19 +229,6 @@ async def test_nothing_is_lost_when_the_node_changes_between_two_questions(watch
     assert number >= 5
 
 
-@pytest.mark.parametrize("number", [1, 3, 5])
-async def test_a_reorg_between_two_questions_is_followed_by_the_next_look(watching: Watching, number: int):
-    _, txid = await watching.paid(confirmations=1)
-    await watching.chain.mine()
-    watching.rpc.before_number(number, lambda: watching.chain.reorg(1))
-    with pytest.raises(ChainMoved):
-        await watching.try_whole()
-    await watching.whole()
-    assert await watching.facts(txid) == await watching.truth(txid) == [("mempool", None)]
-    blocks = await watching.pool.fetch("SELECT height, hash FROM block ORDER BY height")
-    assert [row["hash"] for row in blocks] == [await watching.rpc.block_hash_at(row["height"]) for row in blocks]
-
-
 # The chain
 
 
@@ -260,19 +247,6 @@ async def test_a_payment_first_seen_in_a_block_has_the_block_s_time(watching: Wa
     # Many blocks mined in a second date a block ahead of the clock; then the moment we learnt of it counts.
     assert seen_at == header.time or looked_at <= seen_at < header.time
     assert await watching.told(invoice) == [("CONFIRMED", PAID)]
-
-
-async def test_a_coinbase_pays_nothing_before_it_is_mature(watching: Watching):
-    """The subsidy, far more than is asked for; what it is worth is settled a hundred blocks later."""
-    invoice, address = await watching.invoice(expires_in=10**6)
-    await watching.chain.mine(address=address)
-    await watching.chain.mine(98)
-    await watching.whole()
-    assert await watching.told(invoice) == []
-    await watching.chain.mine()
-    await watching.whole()
-    assert [status for status, _ in await watching.told(invoice)] == ["INVALID"]
-    assert await watching.pool.fetchval("SELECT reason FROM invoice") == "overpaid"
 
 
 async def test_a_coinbase_that_is_reorganised_away_is_gone(watching: Watching):
