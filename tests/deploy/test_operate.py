@@ -19,7 +19,9 @@ COMMANDS = "\n".join(re.findall(r"```console\n(.*?)```", TEXT, re.DOTALL))
 VERBS = sorted(
     set(
         re.findall(
-            r"(?<![-/])\bpaywatch ((?:db |key |descriptor )?[a-z]+(?: --[a-z-]+)?)(?: \d.*)?$", COMMANDS, re.MULTILINE
+            r"(?<![-/])\bpaywatch ((?:db |key |descriptor )?[a-z]+(?: --[a-z-]+(?=$))?)(?: .*)?$",
+            COMMANDS,
+            re.MULTILINE,
         )
     )
 )
