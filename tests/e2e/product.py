@@ -61,12 +61,16 @@ class Up:
         """End it as an operator does, and remove what it made; the exit code of `up`."""
         self.process.terminate()
         exit_code = await asyncio.wait_for(self.process.wait(), START_TIMEOUT_SECONDS)
+        assert await self.remove() == 0
+        return exit_code
+
+    async def remove(self) -> int:
+        """Remove what it made; the exit code of `down`."""
         removing = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "watcher.cli", "regtest", "down", "--delete", "--dir", str(self.directory),
             stdout=asyncio.subprocess.DEVNULL,
         )  # fmt: skip
-        assert await removing.wait() == 0
-        return exit_code
+        return await removing.wait()
 
 
 class Product:
@@ -93,6 +97,13 @@ class Product:
         self.project = await self.call("POST", "/projects", wanted, status=201)
         self.sink.trust(self.project["webhookSecret"])
         return self.project
+
+    async def answers(self) -> bool:
+        """Whether the API can be used now."""
+        try:
+            return bool(await self.call("GET", "/invoices?limit=1"))
+        except (aiohttp.ClientError, AssertionError):
+            return False
 
     async def invoice(self, amount: str = "25.00", **fields: Any) -> dict[str, Any]:
         return await self.call("POST", "/invoices", {"amount": amount, "currency": "EUR", **fields}, status=201)
