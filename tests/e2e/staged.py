@@ -58,10 +58,10 @@ class Staged(Up):
             raise
         self.links = self.environment.state.announcement()
 
-    async def stop(self) -> int:
+    async def pause(self) -> int:
         await self.environment.stop()
         await self.relay.stop()
-        return await self.remove()
+        return 0
 
     async def mend(self) -> None:
         """Start what a test left dead."""
