@@ -140,7 +140,7 @@ async def test_no_database(start: Start):
     [
         ("DROP TABLE schema_migration", "no schema yet", "paywatch db upgrade"),
         ("DELETE FROM schema_migration", "older than this program", "paywatch db upgrade"),
-        ("UPDATE schema_migration SET number = 9999, name = '9999_later'", "9999_later", "newer version"),
+        ("INSERT INTO schema_migration VALUES (9999, '9999_later', '')", "9999_later", "newer version"),
     ],
 )
 async def test_another_schema(start: Start, pool: Pool, statement: str, message: str, what_to_do: str):
@@ -160,6 +160,7 @@ async def test_a_database_of_another_chain(start: Start, pool: Pool, chain: Chai
     exit_code, error, _ = await refused(start())
     assert exit_code == 78
     assert "follows another chain" in error
+    assert await pool.fetchval("SELECT health FROM chain_state") == "wrong_chain"
 
 
 # It begins and ends
