@@ -8,9 +8,8 @@ from pathlib import Path
 import pytest
 
 from regtest.state import NotRunning
-from watcher.bitcoind.feed import NodeSyncing, _health_of
-from watcher.bitcoind.look import DeepReorg, NodeBehind, PrunedGap
-from watcher.runtime.errors import Broken, Misconfigured, Rejected, Transient, Unavailable
+from watcher.rules.health import Health
+from watcher.runtime.errors import Misconfigured, Rejected, Unavailable
 
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "docs" / "operate.md").read_text()
@@ -41,9 +40,7 @@ def test_a_file_that_is_named_exists() -> None:
 
 
 def test_every_state_of_the_watcher_is_explained() -> None:
-    errors = [error("") for error in (NodeBehind, NodeSyncing, DeepReorg, PrunedGap, Broken, Transient)]
-    states = {"starting", "ok", "zmq_down", *map(_health_of, errors)}
-    assert set(re.findall(r"^\| `watcher: (\w+)` ", TEXT, re.MULTILINE)) == states
+    assert set(re.findall(r"^\| `watcher: (\w+)` ", TEXT, re.MULTILINE)) == {*Health}
 
 
 def test_every_metric_is_listed() -> None:
