@@ -144,8 +144,8 @@ async def test_a_gap_ends_the_watcher_until_an_operator_accepts_it(
         assert hashes[height][::-1].hex() == await node.rpc("getblockhash", height)
 
     found = {finding.name: finding async for finding in examine(Settings(**right))}
-    assert found["gap"].detail.startswith(f"blocks 6 to {kept - 1} were accepted unread on ")
-    assert found["gap"].detail.endswith("because: no other node has them")
+    assert found["unread"].detail.startswith(f"blocks 6 to {kept - 1} were accepted unread on ")
+    assert found["unread"].detail.endswith("because: no other node has them")
     assert found["pruning"].ok
     assert f"blocks {kept} to {pruned.BLOCKS}" in found["pruning"].detail
 

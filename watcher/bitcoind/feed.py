@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 import structlog
 
 from watcher import metrics
+from watcher.bitcoind.addresses import AddressKeeper
 from watcher.bitcoind.blocks import PrunedGap
 from watcher.bitcoind.jsonrpc import NodeUnreachable, NodeWarmingUp
 from watcher.bitcoind.look import ChainMoved, DeepReorg, Look, NodeBehind
@@ -66,6 +67,7 @@ class Feed:
     bell: Doorbell | None
     poll_interval_seconds: float
     heartbeat_seconds: float
+    keeper: AddressKeeper | None = None
     caught_up: bool = False  # false from the start, and after an outage, until a look at everything was judged
     _last_whole: float = field(default=0.0)  # by the loop's clock
     _resynced_at: float = field(default=0.0)
@@ -107,6 +109,8 @@ class Feed:
     async def _follow(self, stop: asyncio.Event) -> None:
         """Look once at everything, then at what rings."""
         self._rang_at = None
+        if self.keeper is not None:
+            await self.keeper.keep()
         await self._whole()
         while not stop.is_set():
             events = await self._wait(stop)
@@ -157,6 +161,8 @@ class Feed:
             try:
                 began_at = datetime.now(UTC)
                 change = await self.look.whole(state.tip, began_at, with_mempool=node.has_mempool)
+                if not await self._covers(change):
+                    continue
                 change = replace(
                     change, is_complete=change.is_complete and is_trusted, mempool_is_trusted=is_trusted,
                     tell_net=change.is_reorg or not self.caught_up,
@@ -241,10 +247,22 @@ class Feed:
         try:
             change = await self.look.part(state.tip, datetime.now(UTC), added, removed)
             if change is not None:
+                if not await self._covers(change):
+                    return False
                 await self._apply(replace(change, mempool_is_trusted=self._mempool_is_trusted))
         except (ChainMoved, StaleTip):
             return False
         return True
+
+    async def _covers(self, change: Change) -> bool:
+        """Whether the look knew all scripts that may have been paid; if not, it knows more now, and is to be repeated.
+
+        Then what is in the mempool must be read again as well.
+        """
+        if self.keeper is None or await self.keeper.covers(change):
+            return True
+        self.look.known.clear()
+        return False
 
     async def _offer_again(self, *, is_new_block: bool) -> None:
         """Offer the node what only left its mempool: after every (re)connect and every block."""
