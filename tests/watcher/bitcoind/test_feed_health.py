@@ -16,10 +16,13 @@ from regtest.wait import free_port, wait_for
 from tests.watcher.bitcoind import pruned
 from tests.watcher.bitcoind import watching as around
 from tests.watcher.bitcoind.watching import DUE, NOTHING, PAID, Watching
+from watcher.audit import Scope, examine
 from watcher.bitcoind.decode import from_hex
 from watcher.bitcoind.feed import WrongChain
 from watcher.bitcoind.zmq import TransactionAdded
 from watcher.rules import health
+from watcher.rules.audit import Finding
+from watcher.runtime.config import Settings
 from watcher.runtime.db import Pool
 
 pytestmark = pytest.mark.regtest
@@ -128,7 +131,9 @@ async def test_a_block_and_a_double_spend_speak_for_themselves_without_peers(nee
         assert await watching.told(taken) == [("UNCONFIRMED", PAID), ("INVALID", NOTHING)]
 
 
-async def test_the_first_look_after_a_start_is_judged_without_trust(needs_peers: None, watching: Watching):
+async def test_the_first_look_after_a_start_is_judged_without_trust(
+    needs_peers: None, watching: Watching, database_url: str
+):
     """What happened while no watcher ran is told net, and not accepted."""
     paid, _ = await watching.paid()
     partly, address = await watching.invoice()
@@ -140,6 +145,12 @@ async def test_the_first_look_after_a_start_is_judged_without_trust(needs_peers:
         await looks(watching, 2)
         assert await watching.told(paid) == [("UNCONFIRMED", PAID)]
         assert await watching.pool.fetchval("SELECT looked_at FROM chain_state") is None
+        settings = Settings(
+            database_url=database_url, network="regtest", bitcoind_url=watching.node.rpc_url,
+            bitcoind_user=watching.node.rpc_user, bitcoind_password=watching.node.rpc_password,
+        )  # fmt: skip
+        findings = [one async for one in examine(settings, Scope()) if isinstance(one, Finding)]
+        assert [one for one in findings if one.kind == "misjudged"] == []  # an audit knows why it is held back
 
 
 async def test_with_an_old_tip_nothing_is_accepted_until_a_block_comes(
