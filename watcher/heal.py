@@ -23,7 +23,7 @@ from watcher.runtime.config import Settings
 from watcher.runtime.db import Connection
 from watcher.runtime.errors import Transient
 from watcher.store import audit as read
-from watcher.store import chain, journal, payments, records
+from watcher.store import chain, journal, payments, records, unassigned
 from watcher.store import heal as store
 
 ATTEMPTS = 5
@@ -298,7 +298,7 @@ async def _write(audit: Audit, plan: _Plan, findings: list[Finding], reason: str
             raise Moved("the watcher has moved on meanwhile", "run it again")
         now = datetime.now(UTC)
         touched = {one.invoice_id for one in done if one.invoice_id and remedy_of(one) is Remedy.REJUDGE}
-        moved = await _write_facts(connection, plan, touched)
+        moved = await _write_facts(connection, plan, touched, now)
         if any(remedy_of(one) is Remedy.COUNTER for one in done):
             await store.raise_counters(connection)
         told_again = {one.invoice_id for one in done if remedy_of(one) is Remedy.REJUDGE and one.invoice_id}
@@ -326,7 +326,7 @@ def _outcome(finding: Finding, plan: _Plan) -> Healed:
     return Healed(finding, done=True)
 
 
-async def _write_facts(connection: Connection, plan: _Plan, touched: set[str]) -> set[tuple[bytes, int]]:
+async def _write_facts(connection: Connection, plan: _Plan, touched: set[str], now: datetime) -> set[tuple[bytes, int]]:
     """Addresses, blocks, transactions and payments; adds to `touched` the invoices that these are about.
 
     Gives the payments that are new, or of another invoice than before.
@@ -343,9 +343,7 @@ async def _write_facts(connection: Connection, plan: _Plan, touched: set[str]) -
         touched |= await store.invoices_of(connection, txid, [])
         moved |= await store.put(connection, arrival, has_body=has_body)
         touched |= await store.invoices_of(connection, txid, [])
-    await store.pass_over(
-        connection, {script for arrival, _ in plan.arrivals.values() for _, _, script in arrival.outputs}
-    )
+    await unassigned.book(connection, list(plan.arrivals), now)
     return moved
 
 

@@ -140,9 +140,12 @@ async def test_no_database(start: Start):
     [
         ("DROP TABLE schema_migration", "no schema yet", "paywatch db upgrade"),
         ("DELETE FROM schema_migration", "older than this program", "paywatch db upgrade"),
-        ("INSERT INTO schema_migration VALUES (9999, '9999_later', '')", "9999_later", "newer version"),
+        (
+            "UPDATE schema_migration SET number = 9999, name = '9999_later' WHERE number = 1",
+            "9999_later", "newer version",
+        ),
     ],
-)
+)  # fmt: skip
 async def test_another_schema(start: Start, pool: Pool, statement: str, message: str, what_to_do: str):
     await pool.execute(statement)
     exit_code, error, hint = await refused(start())

@@ -138,12 +138,11 @@ def _timeline(invoice: Invoice, lines: Sequence[Line]) -> list[Finding]:
 def check_unassigned(script_pubkey: bytes, present_sat: Iterable[int], booked: Mapping[str, int]) -> list[Finding]:
     """Where money on an address without an invoice disagrees with what is booked by its script.
 
-    `present_sat` are the payments in the mempool or in a block. Where some of it is booked, all of it must be, held or
-    as test money.
+    `present_sat` are the payments in the mempool or in a block: all of it must be booked, held or as test money.
     """
     total_sat = sum(present_sat)
     allowed = [{CHAIN: -total_sat, account: total_sat} if total_sat else {} for account in (HELD, TEST)]
-    if not booked or dict(booked) in allowed:
+    if dict(booked) in allowed:
         return []
     detail = f"the ledger has {_accounts(booked)}, and the payments without an invoice are {total_sat} sat"
     return [Finding("wrong_unassigned", f"script {script_pubkey.hex()}", detail)]

@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import Protocol
 
 from watcher.runtime.db import Connection, Pool, Row
+from watcher.runtime.errors import Rejected
 from watcher.store.records import columns
 from watcher.store.witness import Witness, key_of
 
@@ -75,13 +76,19 @@ async def top_up(
     """Derive addresses for every descriptor, or `only` this one, that has fewer than half of `ahead` left.
 
     Then it has `ahead`, counted from the first that was never shown. Any number of callers may do so at once. Raises
-    `Transient` while the node is away.
+    `Transient` while the node is away, and `Rejected`, after all others, for one that the node refuses.
     """
+    refused: Rejected | None = None
     shown = witness.all()
     for row in await counters(pool, only):
         first_free = max(row["next_index"], shown.get(key_of(row["descriptor"]), 0))
         if row["derived_count"] - first_free < max(1, ahead // 2):
-            await derive(pool, source, row, first_free + ahead)
+            try:
+                await derive(pool, source, row, first_free + ahead)
+            except Rejected as error:
+                refused = error
+    if refused:
+        raise refused
 
 
 async def counters(connection: Connection, only: int | None = None) -> list[Row]:

@@ -155,24 +155,15 @@ async def append_addresses(
     return True
 
 
-async def pass_over(connection: Connection, scripts: Collection[bytes]) -> None:
-    """Raise the counters beyond paid addresses: somebody was shown them, so those below were shown as well."""
-    await connection.execute(
-        "UPDATE descriptor d SET next_index = p.index + 1 FROM ("
-        "  SELECT descriptor_id, max(index) AS index FROM address WHERE script_pubkey = ANY($1::bytea[]) "
-        "  GROUP BY descriptor_id"
-        ") p WHERE p.descriptor_id = d.id AND d.next_index <= p.index",
-        list(scripts),
-    )
-
-
 async def raise_counters(connection: Connection) -> None:
     """Raise the counters beyond the addresses of all invoices."""
-    rows = await connection.fetch(
-        "SELECT a.script_pubkey FROM descriptor d JOIN address a ON a.descriptor_id = d.id AND a.index >= d.next_index "
-        "JOIN invoice i ON i.script_pubkey = a.script_pubkey"
+    await connection.execute(
+        "UPDATE descriptor d SET next_index = p.index + 1 FROM ("
+        "  SELECT a.descriptor_id, max(a.index) AS index FROM descriptor c "
+        "  JOIN address a ON a.descriptor_id = c.id AND a.index >= c.next_index JOIN invoice i USING (script_pubkey) "
+        "  GROUP BY a.descriptor_id"
+        ") p WHERE p.descriptor_id = d.id"
     )
-    await pass_over(connection, [row["script_pubkey"] for row in rows])
 
 
 async def put_blocks(connection: Connection, blocks: Sequence[tuple[BlockId, datetime]]) -> None:

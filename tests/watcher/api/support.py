@@ -14,10 +14,11 @@ HOOK = "http://127.0.0.1:9/hook"
 
 
 class Addresses:
-    """The port to the node: deterministic scripts; it can be away, and knows one wrong descriptor."""
+    """The port to the node: deterministic scripts; it can be away, and knows wrong descriptors."""
 
     def __init__(self) -> None:
         self.is_away = False
+        self.refuses = ""
         self.asked: list[tuple[str, int, int]] = []
 
     async def describe(self, descriptor: str) -> str:
@@ -28,6 +29,8 @@ class Addresses:
 
     async def derive(self, descriptor: str, start: int, count: int) -> Sequence[tuple[bytes, str]]:
         self._check()
+        if descriptor == self.refuses:
+            raise Rejected("no addresses of this descriptor")
         self.asked.append((descriptor, start, count))
         scripts = [_script(descriptor, index) for index in range(start, start + count)]
         return [(script, "bcrt1q" + script[2:].hex()) for script in scripts]

@@ -7,7 +7,7 @@ import pytest
 
 from tests.watcher.api.support import Addresses
 from tests.watcher.world import World
-from watcher.runtime.errors import Transient
+from watcher.runtime.errors import Rejected, Transient
 from watcher.store import descriptors
 from watcher.store.descriptors import AHEAD, Raised
 from watcher.store.witness import Witness
@@ -74,6 +74,16 @@ async def test_while_the_node_is_away_nothing_changes(pool, witness):
     with pytest.raises(Transient):
         await descriptors.top_up(pool, source, witness, 100)
     assert await state(pool, descriptor_id) == (0, 10, 10)
+
+
+async def test_a_descriptor_that_the_node_refuses_holds_up_no_other(pool, witness):
+    source = Addresses()
+    refused = await add(pool, "refused", source)
+    other = await add(pool, "other", source)
+    source.refuses = "refused"
+    with pytest.raises(Rejected):
+        await descriptors.top_up(pool, source, witness, 100)
+    assert [(await state(pool, one))[1] for one in (refused, other)] == [10, 100]
 
 
 # A database that has forgotten
