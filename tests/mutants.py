@@ -59,6 +59,16 @@ MUTANTS = (
         "the tolerance excludes its edge below", "invoice",
         "paid_sat < terms.amount_due_sat", "paid_sat <= terms.amount_due_sat",
     ),
+    Mutant("a node that is cut off may accept unconfirmed money", "invoice", " and not is_held_back:", ":"),
+    Mutant(
+        "what was accepted unconfirmed falls when the node is cut off", "invoice",
+        " and standing.status is not Status.CONFIRMED and not moment", " and not moment",
+    ),
+    Mutant("money in a block is held back too", "invoice", "is_held_back = confirmations == 0 and ", "is_held_back = "),
+    Mutant(
+        "the walk trusts a node that is cut off", "invoice",
+        "looked_at=None)", "looked_at=None, mempool_is_trusted=True)",
+    ),
     Mutant("a closed set can be overpaid", "invoice", " and not standing.set_closed:", ":"),
     Mutant(
         "confirmations begin at 0", "invoice",
@@ -66,7 +76,7 @@ MUTANTS = (
     ),
     Mutant(
         "one confirmation more than required", "invoice",
-        "if confirmations >= terms.required_confirmations:", "if confirmations > terms.required_confirmations:",
+        "if confirmations >= terms.required_confirmations and", "if confirmations > terms.required_confirmations and",
     ),
     Mutant(
         "CONFIRMED holds in whatever block", "invoice",

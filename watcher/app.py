@@ -13,20 +13,22 @@ import structlog
 
 from watcher import confirmation
 from watcher.bitcoind.addresses import AddressKeeper, NodeAddressSource
-from watcher.bitcoind.client import node_client
-from watcher.bitcoind.feed import Feed
+from watcher.bitcoind.blocks import BlockSource
+from watcher.bitcoind.client import node_client, second_node_client
+from watcher.bitcoind.feed import Feed, WrongChain
 from watcher.bitcoind.jsonrpc import NodeUnreachable, NodeWarmingUp, RpcError
 from watcher.bitcoind.look import Look
 from watcher.bitcoind.rpc import BitcoindRpc, ChainInfo
 from watcher.bitcoind.zmq import Doorbell
 from watcher.descriptors import GapGuard
 from watcher.pipeline import LeaseLost, Pipeline
+from watcher.rules.health import Health
 from watcher.rules.types import BlockId
 from watcher.runtime import log as logging
 from watcher.runtime import migrate
 from watcher.runtime.config import Settings
 from watcher.runtime.db import Pool, open_pool, passing_errors_as_transient
-from watcher.runtime.errors import Misconfigured, Transient, Unavailable
+from watcher.runtime.errors import Transient, Unavailable
 from watcher.runtime.metrics import serve_metrics
 from watcher.runtime.service import run_role, stopped_within
 from watcher.store import chain, idempotency, service
@@ -65,6 +67,9 @@ class Watcher:
             await migrate.check(pool)
             witness = stack.enter_context(Witness(settings.state_directory))
             rpc = await stack.enter_async_context(node_client(settings))
+            second = second_node_client(settings)
+            if second is not None:
+                await stack.enter_async_context(second)
             if not await self._begin(pool, rpc, stop):
                 return
             await stack.enter_async_context(serve_metrics(settings))
@@ -72,11 +77,12 @@ class Watcher:
             epoch = await self._stand_by(pool, stop)
             if epoch is None:
                 return
+            await _tried(service.begin(pool, epoch), "watcher.health_not_stored")
             pipeline = Pipeline(pool, settings.base_url, epoch)
+            look = Look(rpc, pool, settings.reorg_limit_blocks, blocks=BlockSource(rpc, second))
             addresses = AddressKeeper(pool, NodeAddressSource(rpc, settings.network), witness)
             feed = Feed(
-                rpc, pool, pipeline, Look(rpc, pool, settings.reorg_limit_blocks), bell,
-                settings.poll_interval_seconds, settings.heartbeat_seconds, addresses,
+                rpc, pool, pipeline, look, bell, settings.poll_interval_seconds, settings.heartbeat_seconds, addresses
             )  # fmt: skip
             await self._follow(feed, pool, addresses, epoch, stop)
             await _tried(service.release_lease(pool, epoch), "watcher.lease_not_released")
@@ -126,7 +132,8 @@ class Watcher:
         if info is None:
             return False
         if info.chain != self.settings.network:
-            raise Misconfigured(
+            raise await _wrong_chain(
+                pool,
                 f"bitcoind is on the chain {info.chain!r}, and the setting network says {self.settings.network!r}",
                 "point bitcoind_url at the right node, or set --network",
             )
@@ -138,11 +145,18 @@ class Watcher:
             async with pool.acquire() as connection, connection.transaction():
                 await chain.initialise(connection, info.chain, genesis_hash, blocks)
         elif state.genesis_hash != genesis_hash or state.network != info.chain:
-            raise Misconfigured(
+            raise await _wrong_chain(
+                pool,
                 f"the database follows another chain ({state.network}) than this node ({info.chain})",
                 "use the node that the database was made with, or an empty database",
             )
         return True
+
+
+async def _wrong_chain(pool: Pool, message: str, hint: str) -> WrongChain:
+    """The error, of which those who ask us are told unless another watcher is active."""
+    await _tried(service.say_unless_active(pool, Health.WRONG_CHAIN, message), "watcher.health_not_stored")
+    return WrongChain(message, hint)
 
 
 async def _tried(work: Awaitable[T], event: str) -> T | None:

@@ -27,6 +27,7 @@ from watcher.rules.audit import (
     display,
 )
 from watcher.rules.books import Books, check_invoice, check_unassigned
+from watcher.rules.health import WORKING
 from watcher.rules.invoice import Moment
 from watcher.rules.types import BlockId
 from watcher.runtime import migrate
@@ -372,7 +373,8 @@ async def _outputs(connection: Connection, block: BlockId, transactions: Iterabl
 
 
 async def _books(connection: Connection, state: chain.ChainState) -> AsyncIterator[Finding]:
-    moment = Moment(state.tip.height, state.looked_at or datetime.now(UTC), None)
+    is_trusted = await connection.fetchval("SELECT health FROM chain_state") in WORKING  # else some are held back
+    moment = Moment(state.tip.height, state.looked_at or datetime.now(UTC), None, is_trusted)
     last_id = ""
     while ids := await store.invoices_after(connection, last_id, ROWS_AT_ONCE):
         last_id = ids[-1]

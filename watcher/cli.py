@@ -31,10 +31,12 @@ db = _group("The database's schema.")
 key = _group("Keys of the API.")
 descriptor = _group("Descriptors: which addresses were given out, and which may be next.")
 config = _group("Settings.")
+chain = _group("The chain that is followed.")
 app.add_typer(db, name="db")
 app.add_typer(key, name="key")
 app.add_typer(descriptor, name="descriptor")
 app.add_typer(config, name="config")
+app.add_typer(chain, name="chain")
 
 
 def main() -> None:
@@ -228,6 +230,27 @@ def _key_create(
     return 0
 
 
+def _chain_accept_gap(
+    settings: Settings,
+    *,
+    first: Annotated[int, typer.Option("--from", min=0, help="First block of the gap.")],
+    last: Annotated[int, typer.Option("--to", min=0, help="Last block of the gap.")],
+    reason: Annotated[str, typer.Option(help="Why these blocks need not be read; it is kept and shown.")],
+    as_json: Json = False,
+) -> int:
+    """Go on without blocks that the node has pruned before they were read. Money in them is not seen.
+
+    The range is the one that the watcher names when it ends with pruned_gap.
+    """
+    from watcher.gaps import accept
+
+    gap = asyncio.run(accept(settings, first, last, reason))
+    told = {"firstHeight": gap.first, "lastHeight": gap.last, "reason": gap.reason}
+    then = f"the watcher goes on at block {gap.last + 1}; `paywatch audit --utxo` finds what is unspent of the gap"
+    _say(told, f"{gap.told()}\n{then}", as_json)
+    return 0
+
+
 Descriptor = Annotated[str, typer.Argument(metavar="DESCRIPTOR", help="A descriptor, or its id in the list.")]
 
 
@@ -285,6 +308,7 @@ app.command("health")(with_settings(_health, ("api_host", "api_port")))
 db.command("upgrade")(with_settings(_db_upgrade, DATABASE))
 db.command("status")(with_settings(_db_status, DATABASE))
 key.command("create")(with_settings(_key_create, DATABASE))
+chain.command("accept-gap")(with_settings(_chain_accept_gap))
 descriptor.command("list")(with_settings(_descriptor_list, ("database_url", "gap_limit")))
 descriptor.command("export")(with_settings(_descriptor_export, DATABASE))
 descriptor.command("skip")(with_settings(_descriptor_skip))

@@ -8,14 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from watcher.bitcoind.client import node_client
-from watcher.bitcoind.rpc import BitcoindRpc, ZmqNotification
+from watcher.bitcoind.client import node_client, second_node_client
+from watcher.bitcoind.rpc import BitcoindRpc, ChainInfo, ZmqNotification
 from watcher.bitcoind.zmq import TOPICS
 from watcher.descriptors import shown
+from watcher.rules.pruning import Pruning
 from watcher.runtime import migrate
 from watcher.runtime.config import Settings
 from watcher.runtime.db import Connection, connect
 from watcher.runtime.errors import PaywatchError
+from watcher.store import chain, gaps
 from watcher.store.descriptors import counters
 
 OLDEST_POSTGRES = 140000  # server_version_num: 14 is the oldest that gets updates
@@ -35,7 +37,7 @@ async def examine(settings: Settings) -> AsyncIterator[Finding]:
     """Look at everything, in the order in which one thing rests on another."""
     yield Finding("settings", ok=True, detail="are complete and valid")
     yield _state(settings.state_directory)
-    for part in (_database(settings), _node(settings)):
+    for part in (_database(settings), _node(settings), _pruning(settings), _second_node(settings)):
         async for finding in part:
             yield finding
             if not finding.ok:
@@ -89,16 +91,16 @@ async def _node(settings: Settings) -> AsyncIterator[Finding]:
 
 
 async def _asked(rpc: BitcoindRpc, settings: Settings) -> AsyncIterator[Finding]:
-    chain, network = await rpc.chain_info(), await rpc.network_info()
-    yield Finding("node", ok=True, detail=f"{network.subversion} at {settings.bitcoind_url}, block {chain.blocks}")
+    info, network = await rpc.chain_info(), await rpc.network_info()
+    yield Finding("node", ok=True, detail=f"{network.subversion} at {settings.bitcoind_url}, block {info.blocks}")
     yield Finding(
         "network",
-        chain.chain == settings.network,
-        f"the node is on {chain.chain}, the setting says {settings.network}",
+        info.chain == settings.network,
+        f"the node is on {info.chain}, the setting says {settings.network}",
         "set network, or name another node by bitcoind_url",
     )
-    progress = f"block {chain.blocks} of {chain.headers}"
-    yield Finding("sync", not chain.initial_block_download, progress, "wait until the node has caught up")
+    progress = f"block {info.blocks} of {info.headers}"
+    yield Finding("sync", not info.initial_block_download, progress, "wait until the node has caught up")
     yield _zmq(await rpc.zmq_notifications(), settings.bitcoind_zmq)
 
 
@@ -119,6 +121,52 @@ def _zmq(notifications: list[ZmqNotification], address: str) -> Finding:
         lines = " and ".join(f"zmq{topic}hwm=0" for topic in limited)
         return Finding("zmq", ok=False, detail="the node drops messages in a burst", hint=f"bitcoin.conf: {lines}")
     return Finding("zmq", ok=True, detail=f"{' and '.join(TOPICS)} at {address}, without a high-water mark")
+
+
+async def _pruning(settings: Settings) -> AsyncIterator[Finding]:
+    """What the node keeps, compared to what was read; nothing of it when node or database failed above."""
+    try:
+        async with node_client(settings) as rpc:
+            info = await rpc.chain_info()
+        connection = await connect(settings.database_url, "paywatch-doctor")
+    except PaywatchError:
+        return
+    try:
+        await migrate.check(connection)
+        state, accepted = await chain.state(connection), await gaps.accepted(connection)
+    except PaywatchError:
+        return
+    finally:
+        await connection.close()
+    yield _kept(info, state.tip.height if state else info.blocks, settings.reorg_limit_blocks)
+    for gap in accepted:
+        yield Finding("unread", ok=True, detail=gap.told())
+
+
+def _kept(info: ChainInfo, tip_height: int, reorg_limit_blocks: int) -> Finding:
+    if info.prune_height is None:
+        return Finding("pruning", ok=True, detail="is off: the node keeps all blocks")
+    if info.prune_height == 0:
+        return Finding("pruning", ok=True, detail="is on, and the node has all blocks yet")
+    pruning = Pruning(info.prune_height, info.blocks, tip_height)
+    warning = pruning.warning(reorg_limit_blocks)
+    hint = "let the node keep more blocks (prune in bitcoin.conf), or name one that has them by second_bitcoind_url"
+    return Finding("pruning", warning is None, warning or pruning.told(), hint)
+
+
+async def _second_node(settings: Settings) -> AsyncIterator[Finding]:
+    try:
+        second = second_node_client(settings)
+        if second is None:
+            return
+        async with second as rpc:
+            info = await rpc.chain_info()
+    except PaywatchError as error:
+        yield _failed("second", error)
+        return
+    first = info.prune_height or 0
+    found = f"the node at {settings.second_bitcoind_url} is on {info.chain} and has blocks {first} to {info.blocks}"
+    yield Finding("second", info.chain == settings.network, found, "name a node of our network by second_bitcoind_url")
 
 
 def _failed(name: str, error: PaywatchError) -> Finding:

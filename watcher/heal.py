@@ -299,6 +299,7 @@ async def _write(audit: Audit, plan: _Plan, findings: list[Finding], reason: str
         now = datetime.now(UTC)
         touched = {one.invoice_id for one in done if one.invoice_id and remedy_of(one) is Remedy.REJUDGE}
         moved = await _write_facts(connection, plan, touched, now)
+        await unassigned.post(connection, [one.script_pubkey for one in done if one.script_pubkey], now)
         if any(remedy_of(one) is Remedy.COUNTER for one in done):
             await store.raise_counters(connection)
         told_again = {one.invoice_id for one in done if remedy_of(one) is Remedy.REJUDGE and one.invoice_id}

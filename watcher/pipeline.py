@@ -13,6 +13,7 @@ from typing import Any
 
 import structlog
 
+from watcher import metrics
 from watcher.rules.chain import Change
 from watcher.rules.decisions import Decision, Setting, decide
 from watcher.rules.invoice import Moment
@@ -57,38 +58,48 @@ class Pipeline:
         payments; 4. judge what they touch and what waited for the new height. Raises `StaleTip`, `LeaseLost`.
         """
         async with self.pool.acquire() as connection, connection.transaction():
-            await self._lock(connection, change.from_tip.hash)
-            if change.connected or change.is_reorg:
-                await chain.move_tip(connection, change.fork_point.height, change.connected, change.to_tip)
-            lines = await _store_facts(connection, change)
-            await unassigned.book(connection, change.txids, change.began_at)
-            touched = {invoice_id for invoice_id, _, _ in lines}
-            if not change.reached_tip:
-                await journal.note(connection, lines, change.began_at)
-                await payments.mark_pending(connection, touched)
-                return 0
-            if change.connected or change.is_complete:
-                touched |= await payments.due_at_height(connection, change.to_tip.height)
-            if change.is_complete:
-                await connection.execute("UPDATE chain_state SET looked_at = $1", change.began_at)
-            looked_at = change.began_at if change.is_complete else self.looked_at
-            moment = Moment(change.to_tip.height, change.began_at, looked_at)
-            notes = await self._judge(connection, touched, moment, lines, tell_net=change.tell_net)
-        self.looked_at = looked_at
-        _log(change.to_tip.height, notes)
+            notes = await self._write_change(connection, change)
+        if change.is_complete:
+            self.looked_at = change.began_at
+            metrics.LAST_LOOK.set(change.began_at.timestamp())
+        if change.is_reorg:
+            metrics.count_reorg(change.from_tip.height - change.fork_point.height)
+        metrics.TRANSACTIONS_MATCHED.inc(sum(1 for arrival in change.arrivals if arrival.outputs))
+        _tell(change.to_tip.height, notes)
         return len(notes)
 
-    async def judge_due(self, now: datetime, *, tell_net: bool) -> bool:
+    async def _write_change(self, connection: Connection, change: Change) -> list[journal.Line]:
+        await self._lock(connection, change.from_tip.hash)
+        if change.connected or change.is_reorg:
+            await chain.move_tip(connection, change.fork_point.height, change.connected, change.to_tip)
+        lines = await _store_facts(connection, change)
+        await unassigned.book(connection, change.txids, change.began_at)
+        touched = {invoice_id for invoice_id, _, _ in lines}
+        if not change.reached_tip:
+            await journal.note(connection, lines, change.began_at)
+            await payments.mark_pending(connection, touched)
+            return []
+        if change.connected or change.is_complete:
+            touched |= await payments.due_at_height(connection, change.to_tip.height)
+        if change.is_complete:
+            await connection.execute("UPDATE chain_state SET looked_at = $1", change.began_at)
+            await payments.release_held_back(connection)
+        looked_at = change.began_at if change.is_complete else self.looked_at
+        moment = Moment(change.to_tip.height, change.began_at, looked_at, change.mempool_is_trusted)
+        return await self._judge(connection, touched, moment, lines, tell_net=change.tell_net)
+
+    async def judge_due(self, now: datetime, *, tell_net: bool, mempool_is_trusted: bool = True) -> bool:
         """Judge a batch of the invoices that time or unjudged facts make due; false when none is left.
 
-        Only to be called after a complete look that began at `now`.
+        Only to be called after a look at everything that began at `now`. While the mempool is not trusted no look
+        is complete, and time makes nothing due that the last complete one did not.
         """
         async with self.pool.acquire() as connection, connection.transaction():
             state = await self._lock(connection, None)
-            due = await payments.due_at(connection, now, DUE_BATCH)
-            moment = Moment(state.tip.height, now, self.looked_at)
+            due = await payments.due_at(connection, now if mempool_is_trusted else self.looked_at, DUE_BATCH)
+            moment = Moment(state.tip.height, now, self.looked_at, mempool_is_trusted)
             notes = await self._judge(connection, due, moment, [], tell_net=tell_net)
-        _log(state.tip.height, notes)
+        _tell(state.tip.height, notes)
         return len(due) >= DUE_BATCH
 
     async def _lock(self, connection: Connection, tip_hash: bytes | None) -> chain.ChainState:
@@ -130,8 +141,11 @@ class Pipeline:
         return notes
 
 
-def _log(tip_height: int, notes: Sequence[journal.Line]) -> None:
-    """One line for what a change decided, after its commit; the timelines have every detail."""
+def _tell(tip_height: int, notes: Sequence[journal.Line]) -> None:
+    """Count what a change decided, and log it in one line, after its commit; the timelines have every detail."""
+    for _, kind, detail in notes:
+        if kind == "status":
+            metrics.TRANSITIONS.labels(detail["from"], detail["to"]).inc()
     if notes:
         decided = [_decided(*note) for note in notes[:DECISIONS_LOGGED]]
         log.info("watcher.decided", tip_height=tip_height, events=len(notes), decided=decided)

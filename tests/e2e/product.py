@@ -98,6 +98,13 @@ class Product:
         self.sink.trust(self.project["webhookSecret"])
         return self.project
 
+    async def answers(self) -> bool:
+        """Whether the API can be used now."""
+        try:
+            return bool(await self.call("GET", "/invoices?limit=1"))
+        except (aiohttp.ClientError, AssertionError):
+            return False
+
     async def invoice(self, amount: str = "25.00", **fields: Any) -> dict[str, Any]:
         return await self.call("POST", "/invoices", {"amount": amount, "currency": "EUR", **fields}, status=201)
 

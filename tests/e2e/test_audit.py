@@ -40,6 +40,13 @@ HEALABLE = {
     "wrong_block": [
         "UPDATE block SET hash = sha256('x') WHERE height = (SELECT max(height) - 9 FROM block) AND $1 <> ''"
     ],
+    "wrong_unassigned": [
+        (
+            "INSERT INTO ledger_entry (posting, project_id, script_pubkey, account, amount_sat, posted_at) "
+            "SELECT 0, i.project_id, (SELECT max(script_pubkey) FROM address), e.account, e.amount_sat, now() "
+            "FROM invoice i, (VALUES ('chain', -5), ('held', 5)) AS e(account, amount_sat) WHERE i.id = $1"
+        )
+    ],
     "wrong_counter": ["UPDATE descriptor SET next_index = 0 WHERE $1 <> ''"],
 }
 
@@ -56,9 +63,6 @@ LEFT = {
     "lost_address": "DELETE FROM address a USING invoice i WHERE i.script_pubkey = a.script_pubkey AND i.id = $1",
     "wrong_address": "UPDATE address a SET address = 'bcrt1q' FROM invoice i "
     "WHERE i.script_pubkey = a.script_pubkey AND i.id = $1",
-    "wrong_unassigned": "INSERT INTO ledger_entry (posting, project_id, script_pubkey, account, amount_sat, posted_at) "
-    "SELECT 0, i.project_id, (SELECT max(script_pubkey) FROM address), e.account, e.amount_sat, now() "
-    "FROM invoice i, (VALUES ('chain', -5), ('held', 5)) AS e(account, amount_sat) WHERE i.id = $1",
 }
 
 pytestmark = [pytest.mark.regtest, pytest.mark.parametrize("up", ["zmq"], indirect=True, scope="session")]
@@ -113,7 +117,7 @@ async def test_what_was_altered_is_found_and_healed(product: Product, database: 
     assert exit_code == 1
     for kind, invoice in invoices.items():
         own = {invoice["id"], *(finding["what"] for finding in findings if txids[kind] in finding["what"])}
-        general = kind in ("wrong_block", "wrong_counter")
+        general = kind in ("wrong_block", "wrong_counter", "wrong_unassigned")
         assert kind in {one["kind"] for one in findings if one["what"] in own or general}, kind
     assert [one for one in findings if not one["healable"]] == []
 

@@ -4,7 +4,6 @@ import os
 import signal
 from collections.abc import AsyncIterator
 
-import aiohttp
 import pytest
 
 from regtest import state as states
@@ -47,13 +46,6 @@ async def wallets_are_loaded(product: Product) -> bool:
         return False
 
 
-async def api_answers(product: Product) -> bool:
-    try:
-        return bool(await product.call("GET", "/invoices?limit=1"))
-    except (aiohttp.ClientError, AssertionError):
-        return False
-
-
 @pytest.mark.parametrize("part", PARTS)
 async def test_every_event_arrives_whatever_is_killed(product: Product, part: str):
     high, partial, doomed, idle = [
@@ -82,6 +74,6 @@ async def test_every_event_arrives_whatever_is_killed(product: Product, part: st
         ("UNDERPAID", "0.00020000", "10.00"), ("CONFIRMED", "0.00050000", "25.00"),
     ]  # fmt: skip
     assert await product.wait_told(idle, 1, 40) == [("EXPIRED", "0.00000000", "0.00")]
-    await wait_for(lambda: api_answers(product), 20, "the API")
+    await wait_for(product.answers, 20, "the API")
     await product.fence()
     assert [len(product.told(invoice)) for invoice in (high, doomed, partial, idle)] == [2, 2, 2, 1]

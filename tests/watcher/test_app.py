@@ -120,6 +120,7 @@ async def test_a_database_of_another_chain(start: Start, pool: Pool, chain: Chai
     exit_code, error, _ = await refused(start())
     assert exit_code == 78
     assert "follows another chain" in error
+    assert await pool.fetchval("SELECT health FROM chain_state") == "wrong_chain"
 
 
 # It begins and ends

@@ -9,8 +9,8 @@ from regtest.chain import Chain
 from regtest.node import Node
 from regtest.wait import free_port
 from tests.watcher.test_cli import paywatch
-from watcher.bitcoind.rpc import ZmqNotification
-from watcher.doctor import Finding, _zmq, examine
+from watcher.bitcoind.rpc import ChainInfo, ZmqNotification
+from watcher.doctor import Finding, _kept, _zmq, examine
 from watcher.runtime.config import Settings
 
 ADDRESS = "tcp://127.0.0.1:28332"
@@ -50,7 +50,8 @@ async def findings(settings: Settings) -> dict[str, Finding]:
 
 async def test_all_is_well(settings):
     found = await findings(settings())
-    assert list(found) == ["settings", "state", "database", "schema", "gaps", "node", "network", "sync", "zmq"]
+    names = ["settings", "state", "database", "schema", "gaps", "node", "network", "sync", "zmq", "pruning"]
+    assert list(found) == names
     assert [finding.name for finding in found.values() if not finding.ok] == []
 
 
@@ -149,6 +150,44 @@ def test_what_the_node_publishes(published, ok, hint):
     assert (found.ok, found.hint) == (ok, hint)
 
 
+def info(prune_height: int | None) -> ChainInfo:
+    return ChainInfo("main", 1000, 1000, bytes(32), 0, False, prune_height, ())
+
+
+@pytest.mark.parametrize(
+    ("prune_height", "tip_height", "ok", "detail"),
+    [
+        (None, 1000, True, "is off: the node keeps all blocks"),
+        (0, 10, True, "is on, and the node has all blocks yet"),
+        (701, 1000, True, "the node has blocks 701 to 1000 (300), that is about 50 hours of downtime"),
+        (701, 750, False, "pruning is 50 blocks away from what was not read, less than reorg_limit_blocks (100): "),
+        (950, 1000, False, "pruning is 51 blocks away"),
+        (701, 600, False, "blocks 601 to 700 are pruned and were not read"),
+    ],
+)
+def test_what_a_pruned_node_keeps(prune_height, tip_height, ok, detail):
+    found = _kept(info(prune_height), tip_height, 100)
+    assert found.ok == ok
+    assert found.detail.startswith(detail)
+
+
+async def test_a_second_node(settings, node):
+    login = {"second_bitcoind_user": node.rpc_user, "second_bitcoind_password": node.rpc_password}
+    found = (await findings(settings(second_bitcoind_url=node.rpc_url, **login)))["second"]
+    assert found.ok
+    assert f"has blocks 0 to {await node.rpc('getblockcount')}" in found.detail
+    found = (await findings(settings(second_bitcoind_url=f"http://127.0.0.1:{free_port()}", **login)))["second"]
+    assert not found.ok
+    found = (await findings(settings(second_bitcoind_url=node.rpc_url)))["second"]
+    assert "--second-bitcoind-user" in found.hint
+
+
+async def test_an_accepted_gap_is_told(settings, pool):
+    await pool.execute("INSERT INTO chain_gap VALUES (30, 39, '2026-11-20T08:00:00Z', 'it was lost')")
+    found = (await findings(settings()))["unread"]
+    assert found == Finding("unread", True, "blocks 30 to 39 were accepted unread on 2026-11-20 because: it was lost")
+
+
 async def test_as_a_command_it_tells_a_line_for_each_and_exits_1(settings):
     right = {name: str(value) for name, value in settings().model_dump(include=LOOKED_AT).items()}
     done = await asyncio.to_thread(paywatch, "doctor", **right)
@@ -156,6 +195,6 @@ async def test_as_a_command_it_tells_a_line_for_each_and_exits_1(settings):
     assert [line.split()[:2] for line in done.stdout.splitlines()][:2] == [["ok", "settings"], ["ok", "state"]]
     done = await asyncio.to_thread(paywatch, "doctor", "--json", "--network", "main", **right)
     assert done.returncode == 1
-    last = json.loads(done.stdout.splitlines()[-1])
-    assert (last["name"], last["ok"]) == ("network", False)
-    assert last["hint"]
+    (wrong,) = [line for line in map(json.loads, done.stdout.splitlines()) if not line["ok"]]
+    assert wrong["name"] == "network"
+    assert wrong["hint"]

@@ -75,12 +75,20 @@ ALTERED = {
     "a status": (["UPDATE invoice SET status = 'INVALID' WHERE id = :id"], "untold"),
     "a sum": (["UPDATE invoice SET paid_sat = paid_sat + 1 WHERE id = :id"], "untold"),
     "ledger entries deleted": (["DELETE FROM ledger_entry WHERE invoice_id = :id"], "wrong_ledger"),
+    "a booking of an address without invoice": (
+        [("INSERT INTO ledger_entry (posting, project_id, script_pubkey, account, amount_sat, posted_at) "
+          "SELECT 0, p.id, a.script_pubkey, e.account, e.amount_sat, now() FROM project p, address a, "
+          "(VALUES ('chain', -5), ('held', 5)) AS e(account, amount_sat) WHERE a.index = 24")], "wrong_unassigned",
+    ),
     "stored blocks": (
         ["UPDATE block SET hash = sha256('x') WHERE height = (SELECT tip_height - 3 FROM chain_state)",
          "DELETE FROM block WHERE height = (SELECT tip_height - 5 FROM chain_state)"], "wrong_block",
     ),
     "the counter": (["UPDATE descriptor SET next_index = 0"], "wrong_counter"),
 }  # fmt: skip
+
+
+EVERYWHERE = ("a booking of an address without invoice", "stored blocks", "the counter")  # of no invoice
 
 
 async def test_what_was_altered_is_healed_and_no_merchant_hears_of_it(shop: Audited):
@@ -92,7 +100,9 @@ async def test_what_was_altered_is_healed_and_no_merchant_hears_of_it(shop: Audi
     healed = await shop.heal(reason="found by test")
     assert [one for one in healed if not one.done] == []
     for name, of_invoice in invoices.items():
-        assert ALTERED[name][1] in kinds_of(healed, *of_invoice, everywhere="wrong_block wrong_counter"), name
+        assert ALTERED[name][1] in kinds_of(
+            healed, *of_invoice, everywhere="wrong_block wrong_counter wrong_unassigned"
+        ), name
     await shop.judge()
     assert {name: await shop.bodies(invoice_id) for name, (invoice_id, _) in invoices.items()} == before
     [action] = await shop.actions()
@@ -100,7 +110,7 @@ async def test_what_was_altered_is_healed_and_no_merchant_hears_of_it(shop: Audi
     told = {(one["kind"], one["what"]) for one in action["detail"]["findings"]}
     assert told == {(one.finding.kind, one.finding.what) for one in healed}
     lines = {name: await shop.healed_lines(invoice_id) for name, (invoice_id, _) in invoices.items()}
-    assert lines == {name: 0 if name in ("stored blocks", "the counter") else 1 for name in ALTERED}
+    assert lines == {name: 0 if name in EVERYWHERE else 1 for name in ALTERED}
 
 
 def kinds_of(healed: list[Healed], invoice_id: str, txid: str, everywhere: str = "") -> set[str]:
@@ -349,14 +359,9 @@ LEFT = {
     "a payment of no output": (
         "UPDATE payment SET vout = 7 WHERE invoice_id = :id", {"invented", "extra", "missing", "timeline_gap"},
     ),
-    "a booking of an address without invoice": (
-        ("INSERT INTO ledger_entry (posting, project_id, script_pubkey, account, amount_sat, posted_at) "
-         "SELECT 0, p.id, a.script_pubkey, e.account, e.amount_sat, now() FROM project p, address a, "
-         "(VALUES ('chain', -5), ('held', 5)) AS e(account, amount_sat) WHERE a.index = 24"), set[str](),
-    ),
 }  # fmt: skip
 
-LEFT_BESIDE = {"wrong_unassigned", "wrong_address", "wrong_events"}
+LEFT_BESIDE = {"wrong_address", "wrong_events"}
 
 
 async def test_what_the_node_cannot_know_is_left_with_advice(shop: Audited):

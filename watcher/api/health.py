@@ -1,33 +1,38 @@
 """`/livez`: the process answers. `/readyz`: what it needs works too; `?verbose` says what does and what does not."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from aiohttp import web
 
 from watcher.api.dispatch import CONTEXT, JSON, encoded
 from watcher.api.errors import RETRY_AFTER_SECONDS, Problem
+from watcher.rules.health import ENDING, WORKING
+from watcher.rules.pruning import Pruning
 from watcher.runtime import migrate
-from watcher.runtime.db import PASSING_ERRORS, Pool
+from watcher.runtime.db import PASSING_ERRORS, Pool, Row
 from watcher.runtime.errors import PaywatchError
+from watcher.store import gaps
 
-# The states of a watcher that follows the chain; with zmq_down it polls.
-WORKING = frozenset({"ok", "zmq_down"})
-
-_WATCHER = "SELECT health, health_detail, lease_until > now() AS is_active FROM chain_state"
+_WATCHER = """
+SELECT health, lease_until > now() AS is_active, tip_height, node_height, prune_height,
+       extract(epoch FROM now() - looked_at)::float8 AS lag_seconds
+FROM chain_state
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One thing that must work."""
+    """One thing that must work; `members` are what else is known of it."""
 
     name: str
     ok: bool
     detail: str
+    members: dict[str, Any] = field(default_factory=dict)
 
     def document(self) -> dict[str, Any]:
         """As it is answered."""
-        return {"name": self.name, "ok": self.ok, "detail": self.detail}
+        return {"name": self.name, "ok": self.ok, "detail": self.detail, **self.members}
 
 
 async def livez(_request: web.Request) -> web.Response:
@@ -37,7 +42,8 @@ async def livez(_request: web.Request) -> web.Response:
 
 async def readyz(request: web.Request) -> web.Response:
     """Ready, or a problem 503 that names what is not."""
-    checks = await _checks(request.app[CONTEXT].pool)
+    context = request.app[CONTEXT]
+    checks = await _checks(context.pool, context.settings.reorg_limit_blocks)
     shown = {"checks": [check.document() for check in checks]} if "verbose" in request.query else {}
     failed = [check for check in checks if not check.ok]
     if failed:
@@ -46,7 +52,7 @@ async def readyz(request: web.Request) -> web.Response:
     return web.Response(body=encoded({"status": "ok", **shown}), content_type=JSON)
 
 
-async def _checks(pool: Pool) -> list[Check]:
+async def _checks(pool: Pool, reorg_limit_blocks: int) -> list[Check]:
     """Database, schema, watcher; none behind one that failed can be asked."""
     checks: list[Check] = []
     try:
@@ -54,7 +60,7 @@ async def _checks(pool: Pool) -> list[Check]:
         checks.append(Check("database", ok=True, detail="answers"))
         await migrate.check(pool)
         checks.append(Check("schema", ok=True, detail="is the one that this program needs"))
-        checks.append(await _watcher(pool))
+        checks.append(await _watcher(pool, reorg_limit_blocks))
     except PASSING_ERRORS:
         return [Check("database", ok=False, detail="does not answer")]
     except PaywatchError as error:
@@ -62,8 +68,31 @@ async def _checks(pool: Pool) -> list[Check]:
     return checks
 
 
-async def _watcher(pool: Pool) -> Check:
+async def _watcher(pool: Pool, reorg_limit_blocks: int) -> Check:
     row = await pool.fetchrow(_WATCHER)
-    if row is None or not row["is_active"]:
+    if row is None:
         return Check("watcher", ok=False, detail="none is running")
-    return Check("watcher", ok=row["health"] in WORKING, detail=row["health"])
+    members = await _members(pool, row, reorg_limit_blocks)
+    if not row["is_active"]:
+        ended = f"; the last one ended with {row['health']}" if row["health"] in ENDING else ""
+        return Check("watcher", ok=False, detail=f"none is running{ended}", members=members)
+    return Check("watcher", ok=row["health"] in WORKING, detail=row["health"], members=members)
+
+
+async def _members(pool: Pool, row: Row, reorg_limit_blocks: int) -> dict[str, Any]:
+    """How far the watcher is behind, and what threatens it: heights, blocks, seconds since the last complete look."""
+    tip, node, prune, seconds = row["tip_height"], row["node_height"], row["prune_height"], row["lag_seconds"]
+    warnings = [gap.told() for gap in await gaps.accepted(pool)]
+    pruning = Pruning(prune, node, tip) if prune is not None and node is not None else None
+    if pruning and (warning := pruning.warning(reorg_limit_blocks)):
+        warnings.append(warning)
+    return {
+        "state": row["health"],
+        "tipHeight": tip,
+        "nodeHeight": node,
+        "lagBlocks": None if node is None else max(0, node - tip),
+        "lagSeconds": None if seconds is None else max(0, round(seconds, 1)),
+        "pruneHeight": prune,
+        "pruneMarginBlocks": pruning.margin_blocks if pruning else None,
+        "warnings": warnings,
+    }

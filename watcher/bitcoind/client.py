@@ -1,4 +1,4 @@
-"""The node's RPC client, as the settings describe it."""
+"""The RPC clients of the node and of the second node, as the settings describe them."""
 
 from pathlib import Path
 
@@ -17,4 +17,22 @@ def node_client(settings: Settings, timeout_seconds: float = 30.0) -> BitcoindRp
         return BitcoindRpc(settings.bitcoind_url, cookie, timeout_seconds=timeout_seconds)
     raise Misconfigured(
         "there is no login for bitcoind", "set --bitcoind-user and --bitcoind-password, or --bitcoind-cookie-file"
+    )
+
+
+def second_node_client(settings: Settings) -> BitcoindRpc | None:
+    """The client of the node that is asked for pruned blocks; None when there is no such setting.
+
+    Raises `Misconfigured` when no login is set for it.
+    """
+    if not settings.second_bitcoind_url:
+        return None
+    if settings.second_bitcoind_user:
+        login = (settings.second_bitcoind_user, settings.second_bitcoind_password)
+        return BitcoindRpc(settings.second_bitcoind_url, login)
+    if settings.second_bitcoind_cookie_file:
+        return BitcoindRpc(settings.second_bitcoind_url, Path(settings.second_bitcoind_cookie_file))
+    raise Misconfigured(
+        "there is no login for the second node",
+        "set --second-bitcoind-user and --second-bitcoind-password, or --second-bitcoind-cookie-file",
     )

@@ -12,15 +12,20 @@ from datetime import UTC, datetime
 
 import structlog
 
+from watcher import metrics
 from watcher.bitcoind.addresses import AddressKeeper
-from watcher.bitcoind.look import ChainMoved, DeepReorg, Look, NodeBehind, PrunedGap
-from watcher.bitcoind.rpc import BitcoindRpc
+from watcher.bitcoind.blocks import PrunedGap
+from watcher.bitcoind.jsonrpc import NodeUnreachable, NodeWarmingUp
+from watcher.bitcoind.look import ChainMoved, DeepReorg, Look, NodeBehind
+from watcher.bitcoind.rpc import BitcoindRpc, ChainInfo
 from watcher.bitcoind.zmq import BlockConnected, BlockDisconnected, Doorbell, Event, Resync, TransactionAdded
 from watcher.bitcoind.zmq import TransactionRemoved as Removed
 from watcher.pipeline import LeaseLost, Pipeline, StaleTip
 from watcher.rules.chain import Change
+from watcher.rules.health import Health, cut_off
+from watcher.rules.pruning import Pruning
 from watcher.runtime.db import PASSING_ERRORS, Pool, passing_errors_as_transient
-from watcher.runtime.errors import Broken, Transient
+from watcher.runtime.errors import Broken, Misconfigured, Transient
 from watcher.runtime.service import stopped_within
 from watcher.store import chain, payments, service
 
@@ -38,6 +43,19 @@ class NodeSyncing(Transient):
     """The node is in initial block download, or has not loaded its mempool yet."""
 
 
+class WrongChain(Misconfigured):
+    """The node is on another chain than the one that we follow."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Node:
+    """What the node said of itself right before a look at everything."""
+
+    tip_time: datetime
+    has_mempool: bool  # it is synchronised, and has read its mempool back after a start
+    cut_off: Health | None  # why it may not hear of what the network does
+
+
 @dataclass(slots=True)
 class Feed:
     """The loop of the active watcher."""
@@ -50,10 +68,14 @@ class Feed:
     poll_interval_seconds: float
     heartbeat_seconds: float
     keeper: AddressKeeper | None = None
-    caught_up: bool = False  # false from the start, and after an outage, until a complete look was judged
+    caught_up: bool = False  # false from the start, and after an outage, until a look at everything was judged
     _last_whole: float = field(default=0.0)  # by the loop's clock
     _resynced_at: float = field(default=0.0)
     _offered: bool = False
+    _mempool_is_trusted: bool = False  # as of the last look at everything
+    _pruning_is_near: bool = False
+    _cut_off: Health | None = None
+    _rang_at: float | None = None  # by the loop's clock: when ZMQ rang for what is looked at now
 
     async def run(self, stop: asyncio.Event) -> None:
         """Look until `stop`; errors that pass are retried, the others end the process."""
@@ -64,17 +86,20 @@ class Feed:
                     await self._follow(stop)
             except LeaseLost:
                 raise
-            except (Transient, Broken) as error:
+            except (Transient, Broken, WrongChain) as error:
                 self.caught_up = self._offered = False
                 await self._say(error)
-                if isinstance(error, Broken):
+                if not isinstance(error, Transient):
                     raise
                 backoff_seconds = min(backoff_seconds * 2 or 0.05, BACKOFF_MAX_SECONDS)
                 continue
             backoff_seconds = 0.0
 
-    async def _say(self, error: Transient | Broken) -> None:
+    async def _say(self, error: Transient | Broken | WrongChain) -> None:
         health = _health_of(error)
+        metrics.show_health(health)
+        if isinstance(error, NodeUnreachable | NodeWarmingUp):
+            metrics.BITCOIND_UP.set(0)
         log.warning("watcher.not_following", health=health, error=error.message, hint=error.hint)
         try:
             await service.set_health(self.pool, self.pipeline.epoch, health, error.message)
@@ -83,6 +108,7 @@ class Feed:
 
     async def _follow(self, stop: asyncio.Event) -> None:
         """Look once at everything, then at what rings."""
+        self._rang_at = None
         if self.keeper is not None:
             await self.keeper.keep()
         await self._whole()
@@ -93,14 +119,17 @@ class Feed:
 
     async def _wait(self, stop: asyncio.Event) -> Sequence[Event]:
         """What rang within a tick."""
+        self._rang_at = None
         seconds = min(TICK_SECONDS, self._interval_seconds())
         if self.bell is None:
             await stopped_within(stop, seconds)
             return ()
         try:
-            return await asyncio.wait_for(self.bell.drain(), seconds)
+            events = await asyncio.wait_for(self.bell.drain(), seconds)
         except TimeoutError:
             return ()
+        self._rang_at = self.bell.rang_at
+        return events
 
     def _interval_seconds(self) -> float:
         """How long we may go without looking at everything."""
@@ -116,39 +145,98 @@ class Feed:
                 self._offered = False
             return True
         waited_seconds = asyncio.get_running_loop().time() - self._last_whole
-        return waited_seconds >= self._interval_seconds() or await payments.is_any_due(self.pool, datetime.now(UTC))
+        seen_until = datetime.now(UTC) if self._mempool_is_trusted else self.pipeline.looked_at
+        return waited_seconds >= self._interval_seconds() or await payments.is_any_due(self.pool, seen_until)
 
     async def _whole(self) -> None:
-        """Look at chain and mempool until we are at the node's tip; then judge what time has made due."""
+        """Look at chain and mempool until we are at the node's tip; then judge what time has made due.
+
+        What the node is cut off from cannot be seen: then no look is complete, and nothing is accepted unconfirmed.
+        """
         while True:
-            is_ready = await self._is_ready()
+            state = await chain.state(self.pool)
+            assert state is not None
+            node = await self._ask_node(state)
+            is_trusted = node.has_mempool and node.cut_off is None
             try:
-                state = await chain.state(self.pool)
-                assert state is not None
                 began_at = datetime.now(UTC)
-                change = await self.look.whole(state.tip, began_at, with_mempool=is_ready)
+                change = await self.look.whole(state.tip, began_at, with_mempool=node.has_mempool)
                 if not await self._covers(change):
                     continue
-                change = replace(change, tell_net=change.is_reorg or not self.caught_up)
-                await self.pipeline.apply(change)
+                change = replace(
+                    change, is_complete=change.is_complete and is_trusted, mempool_is_trusted=is_trusted,
+                    tell_net=change.is_reorg or not self.caught_up,
+                )  # fmt: skip
+                await self._apply(change)
             except (ChainMoved, StaleTip):
                 continue
             if change.reached_tip:
                 break
-            if not is_ready and not change.connected:
+            if not node.has_mempool and not change.connected:
                 raise NodeSyncing("the node is still synchronising or loading its mempool")
-        while await self.pipeline.judge_due(began_at, tell_net=not self.caught_up):
+        self._mempool_is_trusted = is_trusted
+        while await self.pipeline.judge_due(began_at, tell_net=not self.caught_up, mempool_is_trusted=is_trusted):
             pass
         await self._offer_again(is_new_block=bool(change.connected))
-        await self._arrived()
+        metrics.show_tip(change.to_tip.height, change.connected[-1][1] if change.connected else node.tip_time)
+        await self._arrived(node.cut_off)
 
-    async def _arrived(self) -> None:
+    async def _apply(self, change: Change) -> None:
+        """Write a change, and measure how long its payments took if ZMQ told of them."""
+        await self.pipeline.apply(change)
+        if self._rang_at is not None:
+            seconds = asyncio.get_running_loop().time() - self._rang_at
+            for _ in [arrival for arrival in change.arrivals if arrival.outputs]:
+                metrics.DETECTION_SECONDS.observe(seconds)
+
+    async def _ask_node(self, state: chain.ChainState) -> _Node:
+        """Where the node stands, written down for those who ask us. Raises `WrongChain`."""
+        info, mempool, network = await asyncio.gather(
+            self.rpc.chain_info(), self.rpc.mempool_info(), self.rpc.network_info()
+        )
+        if info.chain != state.network:
+            raise WrongChain(
+                f"bitcoind is on the chain {info.chain!r} now, and we follow {state.network!r}",
+                "point bitcoind_url at the right node",
+            )
+        tip_time = datetime.fromtimestamp(info.time, UTC)
+        await service.note_node(self.pool, self.pipeline.epoch, info.blocks, info.prune_height)
+        self._watch_pruning(info, state.tip.height)
+        return _Node(
+            tip_time,
+            has_mempool=mempool.loaded and not info.initial_block_download,
+            cut_off=cut_off(info.chain, network.connections_out, tip_time, datetime.now(UTC)),
+        )
+
+    def _watch_pruning(self, info: ChainInfo, tip_height: int) -> None:
+        """Raise the alarm while there is still time, once; and say when it is over."""
+        pruning = Pruning(info.prune_height, info.blocks, tip_height) if info.prune_height else None
+        metrics.show_heights(info.blocks, tip_height, pruning.margin_blocks if pruning else None)
+        warning = pruning.warning(self.look.reorg_limit_blocks) if pruning else None
+        if (warning is not None) != self._pruning_is_near:
+            self._pruning_is_near = warning is not None
+            if warning:
+                hint = "let the node keep more blocks (prune in bitcoin.conf), or set second_bitcoind_url"
+                log.warning("watcher.pruning_is_near", detail=warning, hint=hint)
+            else:
+                log.info("watcher.pruning_is_far")
+
+    async def _arrived(self, cut_off: Health | None) -> None:
         if not self.caught_up:
             log.info("watcher.caught_up")
         self.caught_up = True
         self._last_whole = asyncio.get_running_loop().time()
-        is_down = self.bell is not None and not self.bell.connected
-        await service.set_health(self.pool, self.pipeline.epoch, "zmq_down" if is_down or not self.bell else "ok", "")
+        if cut_off is not self._cut_off:
+            self._cut_off = cut_off
+            if cut_off:
+                hint = "nothing expires and nothing is accepted unconfirmed meanwhile; see docs/operate.md"
+                log.warning("watcher.node_is_cut_off", health=cut_off, hint=hint)
+            else:
+                log.info("watcher.node_is_connected")
+        is_rung = self.bell is not None and self.bell.connected
+        health = cut_off or (Health.OK if is_rung else Health.ZMQ_DOWN)
+        metrics.show_health(health)
+        await service.set_health(self.pool, self.pipeline.epoch, health, "")
 
     async def _part(self, events: Sequence[Event]) -> bool:
         """Look at what the events are about; false when the tip moved, so that everything must be looked at."""
@@ -161,7 +249,7 @@ class Feed:
             if change is not None:
                 if not await self._covers(change):
                     return False
-                await self.pipeline.apply(change)
+                await self._apply(replace(change, mempool_is_trusted=self._mempool_is_trusted))
         except (ChainMoved, StaleTip):
             return False
         return True
@@ -176,10 +264,6 @@ class Feed:
         self.look.known.clear()
         return False
 
-    async def _is_ready(self) -> bool:
-        info, mempool = await asyncio.gather(self.rpc.chain_info(), self.rpc.mempool_info())
-        return mempool.loaded and not info.initial_block_download
-
     async def _offer_again(self, *, is_new_block: bool) -> None:
         """Offer the node what only left its mempool: after every (re)connect and every block."""
         if self._offered and not is_new_block:
@@ -190,12 +274,13 @@ class Feed:
         self._offered = True
 
 
-def _health_of(error: Exception) -> str:
+def _health_of(error: Exception) -> Health:
     """The health state of docs/operate.md that an error puts us in."""
-    states: dict[type[Exception], str] = {
-        NodeBehind: "node_behind",
-        NodeSyncing: "node_syncing",
-        DeepReorg: "deep_reorg",
-        PrunedGap: "pruned_gap",
+    states: dict[type[Exception], Health] = {
+        NodeBehind: Health.NODE_BEHIND,
+        NodeSyncing: Health.NODE_SYNCING,
+        DeepReorg: Health.DEEP_REORG,
+        PrunedGap: Health.PRUNED_GAP,
+        WrongChain: Health.WRONG_CHAIN,
     }
-    return states.get(type(error), "broken" if isinstance(error, Broken) else "rpc_down")
+    return states.get(type(error), Health.BROKEN if isinstance(error, Broken) else Health.RPC_DOWN)

@@ -13,9 +13,11 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import TypeVar
 
-from watcher.bitcoind.decode import HASH_BYTES, Transaction, parse_block, parse_transaction
-from watcher.bitcoind.rpc import BitcoindRpc, BlockPruned, Header, MempoolEntry
+from watcher.bitcoind.blocks import BlockSource, PrunedGap
+from watcher.bitcoind.decode import HASH_BYTES, HEADER_BYTES, Transaction, parse_block, parse_transaction, read_size
+from watcher.bitcoind.rpc import BitcoindRpc, Header, MempoolEntry
 from watcher.bitcoind.scan import Scanned, scan_block
+from watcher.metrics import TRANSACTIONS_SEEN
 from watcher.rules.chain import Arrival, BlockHit, Change, Tracked, classify, connect, disconnect
 from watcher.rules.types import BlockId, TxFacts, TxState
 from watcher.runtime.db import Pool
@@ -50,10 +52,6 @@ class NodeBehind(Transient):
 
 class DeepReorg(Broken):
     """The chain split deeper than we follow: an operator must decide."""
-
-
-class PrunedGap(Broken):
-    """Blocks that were not processed yet are gone from the node."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +91,7 @@ class Look:
     pool: Pool
     reorg_limit_blocks: int
     known: set[bytes] = field(default_factory=set)
+    blocks: BlockSource | None = None  # None: the node and its peers alone are asked for blocks
     _filter: ScriptFilter = field(default_factory=ScriptFilter)
 
     async def whole(self, tip: BlockId, began_at: datetime, *, with_mempool: bool) -> Change:
@@ -106,9 +105,9 @@ class Look:
         if path.fork_point != tip:
             found.tracked = disconnect(before, path.fork_point.height, began_at)
             await self._adopt_parents(tip, path.fork_point, found, began_at)
-        await self._read_blocks(path, found, began_at)
+        is_read = await self._read_blocks(path, found, began_at)
         found.tracked = connect(found.tracked, found.hits)
-        is_judged = path.reaches_tip and with_mempool
+        is_judged = is_read and path.reaches_tip and with_mempool
         if is_judged:
             txids = (await self.rpc.mempool_snapshot()).txids
             self.known &= txids
@@ -203,18 +202,25 @@ class Look:
                     found.adopted[tx.txid] = Arrival(facts, tx.raw, tx.inputs, (), False, began_at)
                     found.tracked[tx.txid] = Tracked(facts, tx.inputs)
 
-    async def _read_blocks(self, path: _Path, found: _Findings, began_at: datetime) -> None:
+    async def _read_blocks(self, path: _Path, found: _Findings, began_at: datetime) -> bool:
+        """False when a gap follows: what is before it is stored first, so that the gap begins right above the tip."""
         watched = {outpoint for item in found.tracked.values() for outpoint in item.inputs}
         previous = path.fork_point
-        async with aclosing(self._scanned(path, watched)) as blocks:
-            async for block_hash, block, ours in blocks:
-                if block.prev_hash != previous.hash:
-                    raise ChainMoved("the node's chain moved")
-                previous = BlockId(previous.height + 1, block_hash)
-                mined_at = datetime.fromtimestamp(block.time, UTC)
-                found.connected.append((previous, mined_at))
-                for tx in block.transactions:
-                    _read_transaction(tx, previous, watched, ours, found, min(mined_at, began_at))
+        try:
+            async with aclosing(self._scanned(path, watched)) as blocks:
+                async for block_hash, block, ours in blocks:
+                    if block.prev_hash != previous.hash:
+                        raise ChainMoved("the node's chain moved")
+                    previous = BlockId(previous.height + 1, block_hash)
+                    mined_at = datetime.fromtimestamp(block.time, UTC)
+                    found.connected.append((previous, mined_at))
+                    for tx in block.transactions:
+                        _read_transaction(tx, previous, watched, ours, found, min(mined_at, began_at))
+        except PrunedGap:
+            if not found.connected:
+                raise
+            return False
+        return True
 
     async def _scanned(
         self, path: _Path, watched: AbstractSet[bytes]
@@ -231,7 +237,9 @@ class Look:
                 done, start = start, start + len(raw)
                 count = min(2 * count, BLOCKS_AT_ONCE) if sum(map(len, raw)) < SMALL_BYTES else 1
                 reading = asyncio.ensure_future(self._raw(path, start, count))
-                for number, (block, ours) in enumerate(await self._scan(raw, watched), done):
+                scanned = await self._scan(raw, watched)
+                TRANSACTIONS_SEEN.labels("block").inc(sum(read_size(block, HEADER_BYTES)[0] for block in raw))
+                for number, (block, ours) in enumerate(scanned, done):
                     yield path.hashes[number], block, ours
         finally:
             reading.cancel()
@@ -246,19 +254,22 @@ class Look:
         return await run(lambda: [(scan_block(*block, watched), block[1]) for block in zip(raw, ours, strict=True)])
 
     async def _raw(self, path: _Path, start: int, count: int) -> list[bytes]:
-        """The bytes of `count` blocks of the path, or of those that are left."""
+        """The bytes of `count` blocks of the path, or of those that are left or come before a gap."""
         hashes = path.hashes[start : start + count]
         found = await self.rpc.blocks(hashes) if len(hashes) > 1 else {}
-        return [
-            found.get(block) or await self._block(block, path.fork_point.height + 1 + number)
-            for number, block in enumerate(hashes, start)
-        ]
+        raw: list[bytes] = []
+        for number, block in enumerate(hashes, start):
+            try:
+                raw.append(found.get(block) or await self._block(block, path.fork_point.height + 1 + number))
+            except PrunedGap:
+                if not raw:
+                    raise
+                break
+        return raw
 
     async def _block(self, block_hash: bytes, height: int) -> bytes:
-        try:
-            return await self.rpc.block(block_hash)
-        except BlockPruned:
-            raise PrunedGap(f"the node has pruned block {height}, which was not processed yet") from None
+        source = self.blocks or BlockSource(self.rpc)
+        return await source.block(block_hash, height)
 
     async def _assert_tip(self, tip_hash: bytes) -> None:
         if await self.rpc.best_block_hash() != tip_hash:

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 from watcher.bitcoind.decode import block_hash, from_hex, outpoint, split_outpoint, to_hex
 from watcher.bitcoind.jsonrpc import Json, JsonRpc, RpcError
+from watcher.metrics import TRANSACTIONS_SEEN
 from watcher.runtime.errors import Broken, Rejected
 
 # Codes of bitcoind's rpc/protocol.h.
@@ -50,12 +51,16 @@ class Header:
 
 @dataclass(frozen=True, slots=True)
 class ChainInfo:
-    """Where the node stands. `prune_height` is the first block it still has; None if it prunes nothing."""
+    """Where the node stands; `time` is its tip's header time in Unix seconds.
+
+    `prune_height` is the first block it still has; None if it prunes nothing.
+    """
 
     chain: str
     blocks: int
     headers: int
     best_hash: bytes
+    time: int
     initial_block_download: bool
     prune_height: int | None
     warnings: tuple[str, ...]
@@ -215,6 +220,16 @@ class BitcoindRpc(JsonRpc):
         """Version and peers."""
         return await self._ask(_network_info, "getnetworkinfo")
 
+    async def full_peers(self) -> list[int]:
+        """The ids of the peers that serve all blocks, also those that are old (NODE_NETWORK of BIP 159)."""
+        return await self._ask(
+            lambda peers: [peer["id"] for peer in peers if "NETWORK" in peer["servicesnames"]], "getpeerinfo"
+        )
+
+    async def fetch_block_from_peer(self, block: bytes, peer: int) -> None:
+        """Let the node ask a peer for a block's content; it comes later, or never. Raises `RpcError`."""
+        await self.call("getblockfrompeer", to_hex(block), peer)
+
     async def uptime_seconds(self) -> int:
         """For how long the node's process has run: less than before means that it was restarted."""
         return await self._ask(int, "uptime")
@@ -233,7 +248,9 @@ class BitcoindRpc(JsonRpc):
 
     async def raw_transactions(self, txids: Collection[bytes]) -> dict[bytes, bytes]:
         """The bytes of those of the transactions that are in the mempool (or found by txindex)."""
-        return await self._ask_each(bytes.fromhex, "getrawtransaction", txids, lambda txid: [to_hex(txid)])
+        found = await self._ask_each(bytes.fromhex, "getrawtransaction", txids, lambda txid: [to_hex(txid)])
+        TRANSACTIONS_SEEN.labels("mempool").inc(len(found))
+        return found
 
     async def spenders(self, outpoints: Collection[bytes]) -> dict[bytes, bytes]:
         """The txid that spends an outpoint, for those that a transaction in the mempool spends."""
@@ -373,6 +390,7 @@ def _chain_info(result: Json) -> ChainInfo:
         blocks=result["blocks"],
         headers=result["headers"],
         best_hash=from_hex(result["bestblockhash"]),
+        time=result["time"],
         initial_block_download=result["initialblockdownload"],
         prune_height=result.get("pruneheight"),
         warnings=tuple(filter(None, [warnings] if isinstance(warnings, str) else warnings)),

@@ -31,6 +31,7 @@ import zmq
 from zmq.utils.monitor import parse_monitor_message
 
 from watcher.bitcoind.decode import HASH_BYTES, DecodeError, Transaction, from_display, parse_transaction
+from watcher.metrics import TRANSACTIONS_SEEN, ZMQ_GAPS, ZMQ_MESSAGES
 from watcher.runtime.errors import Misconfigured
 
 TOPICS = ("rawtx", "sequence")
@@ -46,6 +47,9 @@ RECONNECT_INTERVAL_MS = 100
 RECONNECT_INTERVAL_MAX_MS = 5_000
 
 _TOPIC_NAMES = {topic.encode(): topic for topic in TOPICS}
+_MESSAGES = {topic: ZMQ_MESSAGES.labels(topic) for topic in TOPICS}
+_GAPS = {topic: ZMQ_GAPS.labels(topic) for topic in TOPICS}
+_SEEN = TRANSACTIONS_SEEN.labels("zmq")
 _FRAMES = 3
 _COUNTER = struct.Struct("<I")
 _COUNTER_MASK = 0xFFFF_FFFF
@@ -125,6 +129,7 @@ class SequenceReader:
         if topic is None or len(frames) != _FRAMES or len(frames[2]) != _COUNTER.size:
             return [Resync("a message that is not bitcoind's")]
         self.messages_total[topic] += 1
+        _MESSAGES[topic].inc()
         events = self._missing(topic, _COUNTER.unpack(frames[2])[0])
         if topic == "rawtx":
             self._body = frames[1]
@@ -139,6 +144,7 @@ class SequenceReader:
         self._counters[topic] = counter
         if last is not None and counter != (last + 1) & _COUNTER_MASK:
             self.gaps_total[topic] += 1
+            _GAPS[topic].inc()
             events.append(Resync(f"{topic} went from {last} to {counter}"))
         if self._first_is_awaited and topic == "sequence":
             self._first_is_awaited = False
@@ -151,6 +157,7 @@ class SequenceReader:
         match label, len(rest):
             case b"A", _MEMPOOL_SEQUENCE.size:
                 txid = from_display(body[:HASH_BYTES])
+                _SEEN.inc()
                 return TransactionAdded(txid, _MEMPOOL_SEQUENCE.unpack(rest)[0], self._transaction(txid))
             case b"R", _MEMPOOL_SEQUENCE.size:
                 return TransactionRemoved(from_display(body[:HASH_BYTES]), _MEMPOOL_SEQUENCE.unpack(rest)[0])
@@ -184,6 +191,8 @@ class Doorbell:
         self._reader = SequenceReader()
         self._events: list[Event] = []
         self._rung = asyncio.Event()
+        self._rang_at = 0.0
+        self.rang_at = 0.0  # by the loop's clock: when the oldest event came that was drained last
 
     @property
     def messages_total(self) -> Mapping[str, int]:
@@ -237,6 +246,7 @@ class Doorbell:
                 await self._rung.wait()
         self._rung.clear()
         events, self._events = self._events, []
+        self.rang_at = self._rang_at
         return events
 
     def _read_messages(self) -> None:
@@ -262,6 +272,8 @@ class Doorbell:
             self._put(self._reader.connected() if self.connected else Resync("disconnected"))
 
     def _put(self, event: Event) -> None:
+        if not self._events:
+            self._rang_at = self._loop.time()
         if len(self._events) >= self._queue_limit:
             self._events = [Resync("more events than the queue holds")]
         elif not (isinstance(event, Resync) and self._events and isinstance(self._events[-1], Resync)):

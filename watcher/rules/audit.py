@@ -39,7 +39,8 @@ class Finding:
     """Something that does not agree. `what` names a payment, a transaction, an invoice, an event or a block.
 
     The rest is for healing: the transaction and the invoice that it is about, the block in which the node has the
-    transaction, and (descriptor id, index) of an address that was never derived here.
+    transaction, (descriptor id, index) of an address that was never derived here, and the script of an address that no
+    invoice has.
     """
 
     kind: str
@@ -49,6 +50,7 @@ class Finding:
     invoice_id: str | None = None
     block: BlockId | None = None
     beyond: tuple[int, int] | None = None
+    script_pubkey: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -145,4 +145,4 @@ def check_unassigned(script_pubkey: bytes, present_sat: Iterable[int], booked: M
     if dict(booked) in allowed:
         return []
     detail = f"the ledger has {_accounts(booked)}, and the payments without an invoice are {total_sat} sat"
-    return [Finding("wrong_unassigned", f"script {script_pubkey.hex()}", detail)]
+    return [Finding("wrong_unassigned", f"script {script_pubkey.hex()}", detail, script_pubkey=script_pubkey)]

@@ -59,6 +59,7 @@ class Change:
     reached_tip: bool = True  # chain and mempool agree: what was found may be judged
     is_complete: bool = True  # the whole mempool was looked at: time may be judged as well
     tell_net: bool = False  # tell only the net change: a reorg, or the end of an outage
+    mempool_is_trusted: bool = True  # the node hears of what the network does: unconfirmed money may be accepted
 
     @property
     def to_tip(self) -> BlockId:

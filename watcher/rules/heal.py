@@ -24,6 +24,7 @@ class Remedy(StrEnum):
     TRANSACTION = "transaction"  # store again what the node says of it
     REJUDGE = "rejudge"  # the past becomes what was told, and the watcher judges again
     BLOCKS = "blocks"  # store the node's blocks up to our tip again
+    BOOKING = "booking"  # book the difference
     COUNTER = "counter"  # raise the descriptor's counter beyond what was given out
     NONE = "none"  # only the database knew it
 
@@ -35,10 +36,11 @@ _REMEDIES = {
     ),
     Remedy.REJUDGE: ("wrong_sum", "wrong_ledger", "misjudged", "untold"),
     Remedy.BLOCKS: ("wrong_block", "wrong_tip"),
+    Remedy.BOOKING: ("wrong_unassigned",),
     Remedy.COUNTER: ("wrong_counter",),
     Remedy.NONE: (
         "unbalanced", "mixed_posting", "wrong_events", "altered_event", "undelivered", "timeline_gap", "lost_invoice",
-        "lost_address", "wrong_address", "wrong_unassigned", "invented",
+        "lost_address", "wrong_address", "invented",
     ),
 }  # fmt: skip
 

@@ -24,11 +24,14 @@ class Moment:
     """When we judge: the tip, the time, and how far back we know that we saw everything.
 
     `looked_at` is when the last complete look at chain and mempool began; None: time may not expire anything.
+    Without `mempool_is_trusted` the node may not hear of conflicts (it has no peers, its tip is old): nothing is
+    accepted unconfirmed that was not before.
     """
 
     tip_height: int
     now: datetime
     looked_at: datetime | None = None
+    mempool_is_trusted: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +59,7 @@ def judge(terms: Terms, standing: Standing, payments: Iterable[Payment], moment:
     elif paid_sat > terms.amount_due_sat + terms.tolerance_over_sat and not standing.set_closed:
         status, reason = Status.INVALID, Reason.OVERPAID
     else:
-        status, reason = _fully_paid(terms, standing, counted, confirmations)
+        status, reason = _fully_paid(terms, standing, counted, confirmations, moment)
     return _step(terms, standing, visible, counted, Standing(
         status, reason, paid_sat,
         reached_due=standing.reached_due or status in (Status.UNCONFIRMED, Status.CONFIRMED),
@@ -75,14 +78,19 @@ def settle(terms: Terms, standing: Standing, payments: Sequence[Payment], moment
     known = {payment.key: payment for payment in payments if payment.judged}
     for height, arrivals in _arrivals(payments, moment.tip_height):
         if known:
-            _walk(steps, terms, standing, known, Moment(min(height - 1, moment.tip_height), moment.now))
+            _walk(steps, terms, standing, known, _earlier(moment, height - 1))
         for payment in arrivals:
             known[payment.key] = payment
-        _walk(steps, terms, standing, known, Moment(min(height, moment.tip_height), moment.now))
+        _walk(steps, terms, standing, known, _earlier(moment, height))
     for payment in payments:
         known.setdefault(payment.key, payment)
     _walk(steps, terms, standing, known, moment)
     return steps
+
+
+def _earlier(moment: Moment, tip_height: int) -> Moment:
+    """A moment on the way to the present: at a lower tip, and time expires nothing."""
+    return replace(moment, tip_height=min(tip_height, moment.tip_height), looked_at=None)
 
 
 def _walk(
@@ -176,14 +184,16 @@ def _unpaid(terms: Terms, standing: Standing, payments: Iterable[Payment], momen
 
 
 def _fully_paid(
-    terms: Terms, standing: Standing, counted: Iterable[Payment], confirmations: int
+    terms: Terms, standing: Standing, counted: Iterable[Payment], confirmations: int, moment: Moment
 ) -> tuple[Status, Reason]:
-    if confirmations >= terms.required_confirmations:
+    is_held_back = confirmations == 0 and standing.status is not Status.CONFIRMED and not moment.mempool_is_trusted
+    if confirmations >= terms.required_confirmations and not is_held_back:
         return Status.CONFIRMED, Reason.CONFIRMED if confirmations else Reason.ACCEPTED_UNCONFIRMED
     if standing.status is Status.CONFIRMED and not any(_has_lost_anchor(payment) for payment in counted):
         return Status.CONFIRMED, standing.reason
     fell_back = standing.status is Status.CONFIRMED or standing.reason is Reason.REORGED
-    return Status.UNCONFIRMED, Reason.REORGED if fell_back else Reason.WAITING_FOR_CONFIRMATIONS
+    waits = Reason.WAITING_FOR_CONFIRMATIONS if terms.required_confirmations else Reason.MEMPOOL_NOT_TRUSTED
+    return Status.UNCONFIRMED, Reason.REORGED if fell_back else waits
 
 
 def _has_lost_anchor(payment: Payment) -> bool:

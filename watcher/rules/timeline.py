@@ -128,6 +128,7 @@ _REASONS: dict[str, str] = {
     Reason.PAYMENT_TAKEN_BACK: "what was paid has been taken back",
     Reason.PARTIAL_PAYMENT: "less than the amount due is paid so far",
     Reason.WAITING_FOR_CONFIRMATIONS: "the amount due is paid, and waits for its confirmations",
+    Reason.MEMPOOL_NOT_TRUSTED: "the amount due is paid, but not accepted while the node may be cut off",
     Reason.REORGED: "a reorganisation took confirmations away that it needs",
     Reason.CONFIRMED: "the amount due is paid, with all confirmations that are required",
     Reason.ACCEPTED_UNCONFIRMED: "the amount due is paid, and none of its confirmations is required",

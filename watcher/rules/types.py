@@ -26,6 +26,7 @@ class Reason(StrEnum):
     PAYMENT_TAKEN_BACK = "payment_taken_back"
     PARTIAL_PAYMENT = "partial_payment"
     WAITING_FOR_CONFIRMATIONS = "waiting_for_confirmations"
+    MEMPOOL_NOT_TRUSTED = "mempool_not_trusted"  # would be accepted unconfirmed, but for the node's state
     REORGED = "reorged"
     CONFIRMED = "confirmed"
     ACCEPTED_UNCONFIRMED = "accepted_unconfirmed"

@@ -52,6 +52,13 @@ class Settings(BaseModel):
     heartbeat_seconds: float = Field(
         10.0, gt=0, le=300, description="How often the node is asked although ZMQ works: the bound on a lost message."
     )
+    second_bitcoind_url: str = Field(
+        "",
+        description="JSON-RPC address of a second node, that is asked for blocks which ours has pruned. Empty: none.",
+    )
+    second_bitcoind_user: str = Field("", description="RPC user of the second node; leave empty to use its cookie.")
+    second_bitcoind_password: str = Field("", repr=False, description="RPC password of second_bitcoind_user.")
+    second_bitcoind_cookie_file: str = Field("", description="Path of the second node's .cookie.")
     reorg_limit_blocks: int = Field(
         100, ge=1, le=1000, description="A reorganisation deeper than this stops the watcher: an operator decides."
     )
@@ -100,6 +107,8 @@ class Settings(BaseModel):
     def _auth_is_named(self) -> Self:
         if self.bitcoind_user and self.bitcoind_cookie_file:
             raise ValueError("bitcoind_user and bitcoind_cookie_file exclude each other: set one of them")
+        if self.second_bitcoind_user and self.second_bitcoind_cookie_file:
+            raise ValueError("second_bitcoind_user and second_bitcoind_cookie_file exclude each other: set one of them")
         return self
 
     @property

@@ -93,8 +93,11 @@ UNION
 """  # noqa: S608 (constant text)
 
 
-async def due_at(connection: Connection, looked_at: datetime, limit: int) -> list[str]:
-    """Up to `limit` invoices that time makes due and as many that have unjudged facts; none with a click under way."""
+async def due_at(connection: Connection, looked_at: datetime | None, limit: int) -> list[str]:
+    """Up to `limit` invoices that time makes due and as many that have unjudged facts; none with a click under way.
+
+    `looked_at` is up to when everything was seen; None: time makes nothing due.
+    """
     return [row["id"] for row in await connection.fetch(_DUE, looked_at, limit)]
 
 
@@ -108,12 +111,19 @@ async def mark_pending(connection: Connection, invoice_ids: Iterable[str]) -> No
     await connection.execute("UPDATE invoice SET judge_pending = true WHERE id = ANY($1)", list(invoice_ids))
 
 
+async def release_held_back(connection: Connection) -> None:
+    """Have those judged that were held back because the node's mempool was not to be trusted."""
+    await connection.execute(
+        "UPDATE invoice SET judge_pending = true WHERE status = 'UNCONFIRMED' AND required_confirmations = 0"
+    )
+
+
 _IS_ANY_DUE = f"""
 SELECT EXISTS (SELECT FROM invoice i WHERE i.judge_at <= $1 AND NOT EXISTS ({_UNDER_WAY_OF_I}))
     OR EXISTS (SELECT FROM invoice i WHERE i.judge_pending AND NOT EXISTS ({_UNDER_WAY_OF_I}))
 """  # noqa: S608 (constant text)
 
 
-async def is_any_due(connection: Connection, now: datetime) -> bool:
-    """Whether `due_at` would find something at `now`."""
-    return bool(await connection.fetchval(_IS_ANY_DUE, now))
+async def is_any_due(connection: Connection, looked_at: datetime | None) -> bool:
+    """Whether `due_at` would find something."""
+    return bool(await connection.fetchval(_IS_ANY_DUE, looked_at))

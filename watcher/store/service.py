@@ -7,6 +7,7 @@ epoch and ends the old one's connections: a frozen process keeps its session and
 
 from datetime import timedelta
 
+from watcher.rules.health import ENDING, Health
 from watcher.runtime.db import Connection
 
 LEASE = timedelta(seconds=6)
@@ -60,6 +61,30 @@ async def release_lease(connection: Connection, epoch: int) -> None:
     await connection.execute(
         "UPDATE chain_state SET lease_until = '-infinity', lease_holder = NULL WHERE epoch = $1", epoch
     )
+
+
+async def say_unless_active(connection: Connection, health: str, detail: str) -> None:
+    """Say why a watcher does not even begin; not while another one is active, which has more to say."""
+    row = await connection.fetchrow(_IS_FREE, LEASE)
+    if row is not None and row["is_free"]:
+        await set_health(connection, row["epoch"], health, detail)
+
+
+async def begin(connection: Connection, epoch: int) -> None:
+    """A watcher has become active. What ended the one before stays told until a look has succeeded."""
+    await connection.execute(
+        "UPDATE chain_state SET health = $2, health_detail = '' WHERE epoch = $1 AND health <> ALL($3)",
+        epoch, Health.STARTING, list(ENDING),
+    )  # fmt: skip
+
+
+async def note_node(connection: Connection, epoch: int, node_height: int, prune_height: int | None) -> None:
+    """Where the node stands, as of the last question, for those who ask us."""
+    await connection.execute(
+        "UPDATE chain_state SET node_height = $2, prune_height = $3 "
+        "WHERE epoch = $1 AND (node_height, prune_height) IS DISTINCT FROM ($2, $3)",
+        epoch, node_height, prune_height,
+    )  # fmt: skip
 
 
 async def set_health(connection: Connection, epoch: int, health: str, detail: str) -> None:

@@ -35,7 +35,7 @@ async def book(connection: Connection, txids: Sequence[bytes], now: datetime) ->
     if rows:
         scripts = [row["script_pubkey"] for row in rows]
         await _remember(connection, scripts)
-        await _post(connection, scripts, now)
+        await post(connection, scripts, now)
 
 
 async def _remember(connection: Connection, scripts: Sequence[bytes]) -> None:
@@ -87,7 +87,8 @@ CROSS JOIN LATERAL (VALUES (p.account, p.amount_sat), ('chain', -p.amount_sat)) 
 """
 
 
-async def _post(connection: Connection, scripts: Sequence[bytes], now: datetime) -> None:
+async def post(connection: Connection, scripts: Sequence[bytes], now: datetime) -> None:
+    """Book, of each of these scripts, the difference between what is there and what is booked."""
     moved = [
         (row, row["present_sat"] - row["booked_sat"])
         for row in await connection.fetch(_POSITIONS, scripts)

@@ -1,7 +1,11 @@
 """What machines ask: whether the process lives, and whether it can work."""
 
+from typing import Any
+
 import pytest
 
+from watcher.api.schemas.answers import Health, Problem
+from watcher.rules import health as states
 from watcher.runtime.migrate import migrations
 
 WATCHING = (
@@ -43,11 +47,67 @@ async def test_not_ready_without_a_watcher(ask, pool):
     assert (await ask("/readyz"))[0] == 503
 
 
-@pytest.mark.parametrize("health", ["starting", "rpc_down", "node_syncing", "deep_reorg"])
+@pytest.mark.parametrize("health", sorted({*states.Health} - states.WORKING))
 async def test_not_ready_when_the_watcher_cannot_follow(ask, pool, health):
     await pool.execute(WATCHING, b"\1" * 32, health, 5)
     status, body, _ = await ask("/readyz?verbose")
     assert (status, body["checks"][-1]["detail"]) == (503, health)
+
+
+@pytest.fixture
+async def watcher(ask):
+    """What `?verbose` says of the watcher, in the form that the API's description has."""
+
+    async def asked() -> dict[str, Any]:
+        status, body, _ = await ask("/readyz?verbose")
+        (Health if status == 200 else Problem).model_validate(body)
+        return body["checks"][-1]
+
+    return asked
+
+
+async def test_how_far_the_watcher_is(pool, watcher):
+    await pool.execute(WATCHING, b"\1" * 32, "ok", 5)
+    assert await watcher() == {
+        "name": "watcher", "ok": True, "detail": "ok", "state": "ok", "tipHeight": 1, "nodeHeight": None,
+        "lagBlocks": None, "lagSeconds": None, "pruneHeight": None, "pruneMarginBlocks": None, "warnings": [],
+    }  # fmt: skip
+    await pool.execute(
+        "UPDATE chain_state SET tip_height = 900, node_height = 910, looked_at = now() - interval '70 s'"
+    )
+    found = await watcher()
+    assert (found["tipHeight"], found["nodeHeight"], found["lagBlocks"]) == (900, 910, 10)
+    assert 70 <= found["lagSeconds"] < 130
+    # A node that is behind, and a clock of the watcher's that is ahead.
+    await pool.execute("UPDATE chain_state SET node_height = 880, looked_at = now() + interval '1 hour'")
+    found = await watcher()
+    assert (found["lagBlocks"], found["lagSeconds"]) == (0, 0)
+
+
+@pytest.mark.parametrize(("prune_height", "margin", "warns"), [(0, 901, False), (801, 100, False), (802, 99, True)])
+async def test_pruning_that_comes_near_is_a_warning_and_no_failure(pool, watcher, prune_height, margin, warns):
+    await pool.execute(WATCHING, b"\1" * 32, "ok", 5)
+    await pool.execute("UPDATE chain_state SET tip_height = 900, node_height = 950, prune_height = $1", prune_height)
+    found = await watcher()
+    assert (found["ok"], found["pruneHeight"], found["pruneMarginBlocks"]) == (True, prune_height, margin)
+    assert [warning.startswith("pruning is 99 blocks away") for warning in found["warnings"]] == [True] * warns
+
+
+async def test_an_accepted_gap_is_shown_as_long_as_it_exists(pool, watcher):
+    await pool.execute(WATCHING, b"\1" * 32, "ok", 5)
+    await pool.execute(
+        "INSERT INTO chain_gap VALUES (30, 39, '2026-11-20T08:00:00Z', 'it was lost'), (20, 29, now(), 'this too')"
+    )
+    earlier, later = (await watcher())["warnings"]
+    assert earlier.startswith("blocks 20 to 29 were accepted unread on ")
+    assert later == "blocks 30 to 39 were accepted unread on 2026-11-20 because: it was lost"
+
+
+async def test_what_ended_the_last_watcher_is_told(ask, pool, watcher):
+    await pool.execute(WATCHING, b"\1" * 32, "pruned_gap", -1)
+    status, body, _ = await ask("/readyz")
+    assert (status, body["detail"]) == (503, "watcher: none is running; the last one ended with pruned_gap")
+    assert (await watcher())["state"] == "pruned_gap"
 
 
 async def test_not_ready_on_another_schema(ask, pool):

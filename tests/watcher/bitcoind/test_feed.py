@@ -10,9 +10,10 @@ from regtest.node import Node
 from regtest.wait import wait_for
 from tests.watcher.bitcoind import watching as around
 from tests.watcher.bitcoind.watching import DUE, NOTHING, PAID, Watching
-from watcher.bitcoind.feed import NodeSyncing, _health_of
+from watcher.bitcoind.blocks import PrunedGap
+from watcher.bitcoind.feed import NodeSyncing, WrongChain, _health_of
 from watcher.bitcoind.jsonrpc import NodeUnreachable
-from watcher.bitcoind.look import DeepReorg, NodeBehind, PrunedGap
+from watcher.bitcoind.look import DeepReorg, NodeBehind
 from watcher.bitcoind.zmq import Resync
 from watcher.pipeline import LeaseLost
 from watcher.runtime.db import Pool
@@ -145,6 +146,7 @@ async def test_another_watcher_s_epoch_ends_it(watching: Watching):
         (NodeSyncing(""), "node_syncing"),
         (DeepReorg(""), "deep_reorg"),
         (PrunedGap(""), "pruned_gap"),
+        (WrongChain(""), "wrong_chain"),
         (NodeUnreachable(""), "rpc_down"),
         (Broken(""), "broken"),
     ],

@@ -13,8 +13,9 @@ from regtest.node import Node
 from tests.watcher.bitcoind import watching as around
 from tests.watcher.bitcoind.watching import DUE, NOTHING, PAID, Watching
 from watcher.bitcoind import look
+from watcher.bitcoind.blocks import PrunedGap
 from watcher.bitcoind.decode import from_hex
-from watcher.bitcoind.look import ChainMoved, DeepReorg, PrunedGap
+from watcher.bitcoind.look import ChainMoved, DeepReorg
 from watcher.bitcoind.rpc import BitcoindRpc
 from watcher.rules.types import BlockId
 from watcher.runtime.db import Pool
@@ -302,7 +303,7 @@ async def test_blocks_that_are_gone_from_the_node_before_they_were_read(bitcoind
             assert tip_hash is not None
             tip = BlockId(1, tip_hash)
             await store.initialise(pool, "regtest", bytes(32), [(tip, datetime.now(UTC))])
-            with pytest.raises(PrunedGap, match="block 2,"):
+            with pytest.raises(PrunedGap, match="blocks 2 to "):
                 await look.Look(rpc, pool, 100).whole(tip, datetime.now(UTC), with_mempool=True)
     finally:
         await node.kill()

@@ -67,9 +67,9 @@ def ask(confirmations: int = 1, *, under: int = 0, over: int = 0, anomaly_confir
     return Terms(DUE, at(EXPIRY), confirmations, under, over, timedelta(seconds=LIMIT), anomaly_confirmations)
 
 
-def look(tip: int = 100, now: int = 0, looked: float | None = None) -> Moment:
-    """A moment; `looked` is when the last complete look began."""
-    return Moment(tip, at(now), None if looked is None else at(looked))
+def look(tip: int = 100, now: int = 0, looked: float | None = None, *, trusted: bool = True) -> Moment:
+    """A moment; `looked` is when the last complete look began; `trusted`: the node is not cut off."""
+    return Moment(tip, at(now), None if looked is None else at(looked), trusted)
 
 
 def was(status: Status, reason: Reason, paid_sat: int = 0) -> Standing:

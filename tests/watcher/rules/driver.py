@@ -20,7 +20,7 @@ from watcher.rules.decisions import Decision, Setting, decide
 from watcher.rules.invoice import Moment, Step
 from watcher.rules.ledger import posting
 from watcher.rules.record import Invoice
-from watcher.rules.types import BlockId, Payment, Terms, TxFacts, TxState
+from watcher.rules.types import BlockId, Payment, Status, Terms, TxFacts, TxState
 
 START = datetime(2026, 11, 20, 8, 0, tzinfo=UTC)
 FIRST_HEIGHT = 100
@@ -104,6 +104,7 @@ class Pipeline:
         self.tracked: dict[bytes, Tracked] = {}
         self.payments: dict[tuple[bytes, int], Payment] = {}
         self.looked_at: datetime | None = None
+        self.mempool_is_trusted = True
         self.judge_at = judge_at(terms, Step(self.invoice.standing, ()))
         self.heights: list[int] = []  # at which a judgement or a report is due
         self.is_pending = False  # facts came that were not judged yet
@@ -112,7 +113,10 @@ class Pipeline:
         self._numbers = count(1)
 
     def look(self, node: Node, kind: str, *, tell_net: bool) -> None:
-        """`full`: chain and mempool; `chain`: only to store; `part`: the mempool, by doorbells that may miss some."""
+        """`full`: chain and mempool; `alone`: the same of a node that is cut off; `chain`: only to store;
+
+        `part`: the mempool, by doorbells that may miss some.
+        """
         now, tip = at(node.now), node.tip_height
         before = {txid: item.facts for txid, item in self.tracked.items()}
         arrivals = [] if kind == "part" else self._read_chain(node)
@@ -123,8 +127,11 @@ class Pipeline:
         self.is_pending |= {txid: item.facts for txid, item in self.tracked.items()} != before
         if kind == "full":
             self.looked_at = now
+            self.is_pending |= self._is_held_back()
+        if kind in ("full", "alone"):
+            self.mempool_is_trusted = kind == "full"
         if kind != "chain" and (self.is_pending or self._is_due(now, tip)):
-            self._judge(Moment(tip, now, self.looked_at), tell_net=tell_net)
+            self._judge(Moment(tip, now, self.looked_at, self.mempool_is_trusted), tell_net=tell_net)
 
     # Facts, as the look at the node and the store make them.
 
@@ -176,6 +183,9 @@ class Pipeline:
     def _is_due(self, now: datetime, tip_height: int) -> bool:
         is_time = self.judge_at is not None and self.judge_at <= now
         return is_time or any(height <= tip_height for height in self.heights)
+
+    def _is_held_back(self) -> bool:
+        return self.invoice.standing.status is Status.UNCONFIRMED and self.invoice.terms.required_confirmations == 0
 
     def _judge(self, moment: Moment, *, tell_net: bool) -> None:
         setting = Setting(moment, "http://pay.test", tell_net, lambda: f"evt_{next(self._numbers)}")

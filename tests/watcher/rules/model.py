@@ -13,6 +13,8 @@ Operations, as tuples:
                                      what is disconnected returns to the mempool unless its coin is spent, or `lost`
     ("wait", seconds)
     ("look", "full")                 the watcher looks at chain and mempool, and judges
+    ("look", "alone")                the same, but the node is cut off from the network: time expires nothing new,
+                                     and until the next full look nothing more is accepted unconfirmed
     ("look", "part")                 it looks at the mempool only, and judges, but time expires nothing new
     ("look", "chain")                it looks at the chain only, and judges nothing yet
 """
@@ -163,6 +165,7 @@ class Watcher:
         self.seen: dict[str, Seen] = {}
         self.chain: list[str] = ["genesis"]
         self.looked_at = -1
+        self.is_alone = False
         self.verdict = Verdict()
 
     # What is seen.
@@ -174,6 +177,8 @@ class Watcher:
         self._observe(world, kind)
         if kind == "full":
             self.looked_at = world.now
+        if kind in ("full", "alone"):
+            self.is_alone = kind == "alone"
         if kind != "chain":
             self._settle(world)
         self.verdict.places = {
@@ -269,6 +274,8 @@ class Watcher:
             self._say(*(("INVALID", "underpaid") if may_expire else ("UNDERPAID", "partial_payment")))
         elif paid > ask.due + ask.over and not verdict.closed:
             self._say("INVALID", "overpaid")
+        elif self.is_alone and before != "CONFIRMED" and ask.required == 0 and confirmations == 0:
+            self._say("UNCONFIRMED", "mempool_not_trusted")
         elif confirmations >= ask.required:
             self._say("CONFIRMED", "confirmed" if confirmations else "accepted_unconfirmed")
         elif before == "CONFIRMED" and all(

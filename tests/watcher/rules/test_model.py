@@ -47,11 +47,16 @@ class InvoiceMachine(RuleBasedStateMachine):
         expires_at=st.sampled_from([900, 5 * LIMIT]),
         test=st.booleans(),
         paid=st.one_of(nothing, whole, part),
+        alone=st.sampled_from([False, False, False, True]),
     )
     def open_invoice(
-        self, required: int, under: int, over: int, depth: int, expires_at: int, paid: tuple[int, ...], *, test: bool
-    ) -> None:
-        """Ask for money, for a quarter of an hour or for half a month; often it is paid at once."""
+        self, required: int, under: int, over: int, depth: int, expires_at: int, paid: tuple[int, ...], *, test: bool,
+        alone: bool,
+    ) -> None:  # fmt: skip
+        """Ask for money, for a quarter of an hour or for half a month; often it is paid at once.
+
+        Sometimes the node is cut off from the network at that time.
+        """
         self.expires_at = expires_at
         self.model = Model(Ask(DUE, expires_at, required, under, over, LIMIT, depth, test))
         self.coinbase_height: int | None = None
@@ -64,7 +69,8 @@ class InvoiceMachine(RuleBasedStateMachine):
         self.missed_looks = 0
         self.is_behind = False  # the next judgement tells only the net change: a reorg, or the end of an outage
         self.final: tuple[Status, str] | None = None
-        self._look("full")
+        self.is_alone = alone
+        self._look(self._whole)
         if paid:
             self.pay(paid)
 
@@ -215,6 +221,12 @@ class InvoiceMachine(RuleBasedStateMachine):
         """The node cannot speak for its mempool yet: blocks are stored, nothing is judged."""
         self._look("chain")
 
+    @rule()
+    def lose_or_find_peers(self) -> None:
+        """The node is cut off from the network, or no longer."""
+        self.is_alone = not self.is_alone
+        self._look(self._whole)
+
     @precondition(lambda self: self.pipeline.chain == self.node.chain)
     @rule()
     def hear_of_the_mempool(self) -> None:
@@ -224,9 +236,9 @@ class InvoiceMachine(RuleBasedStateMachine):
     @rule()
     def look_twice(self) -> None:
         """A complete look, and once more: the second finds and changes nothing (property 1)."""
-        self._look("full")
+        self._look(self._whole)
         before = self.pipeline.invoice, dict(self.pipeline.payments), len(self.pipeline.events)
-        self._look("full")
+        self._look(self._whole)
         assert before == (self.pipeline.invoice, self.pipeline.payments, len(self.pipeline.events))
 
     # What must be so.
@@ -361,8 +373,13 @@ class InvoiceMachine(RuleBasedStateMachine):
         if self.missed_looks > 1:
             self.missed_looks -= 1
         else:
-            self._look("full", tell_net=self.missed_looks == 1)
+            self._look(self._whole, tell_net=self.missed_looks == 1)
             self.missed_looks = 0
+
+    @property
+    def _whole(self) -> str:
+        """The kind of a look at everything."""
+        return "alone" if self.is_alone else "full"
 
     def _look(self, kind: str, *, tell_net: bool = False) -> None:
         """One look by both; what was sent at it is what the model allows."""

@@ -102,6 +102,10 @@ def test_toml_has_lists_numbers_and_truths_of_its_own(toml):
             DATABASE | {"PAYWATCH_BITCOIND_USER": "a", "PAYWATCH_BITCOIND_COOKIE_FILE": "b"},
             "bitcoind_user and bitcoind_cookie_file exclude each other",
         ),
+        (
+            DATABASE | {"PAYWATCH_SECOND_BITCOIND_USER": "a", "PAYWATCH_SECOND_BITCOIND_COOKIE_FILE": "b"},
+            "second_bitcoind_user and second_bitcoind_cookie_file exclude each other",
+        ),
     ],
 )
 def test_what_is_wrong_is_named(environment: dict[str, str], message: str):

@@ -103,3 +103,48 @@ async def test_saying_the_same_again_writes_nothing(pool):
     assert await pool.fetchval("SELECT xmin::text FROM chain_state") == before
     await service.set_health(pool, world.pipeline.epoch, "rpc_down", "another answer")
     assert await pool.fetchval("SELECT health_detail FROM chain_state") == "another answer"
+
+
+async def health(pool) -> tuple[str, str]:
+    return tuple(await pool.fetchrow("SELECT health, health_detail FROM chain_state"))
+
+
+async def test_one_that_does_not_even_begin_speaks_only_while_no_other_is_active(pool, database_url: str):
+    await service.say_unless_active(pool, "wrong_chain", "before there is anything")
+    world = await World.begin(pool)
+    await service.set_health(pool, world.pipeline.epoch, "ok", "")
+    async with open_pool(database_url, 1, "stranger") as stranger:
+        await service.say_unless_active(stranger, "wrong_chain", "it is signet")
+        assert await health(pool) == ("ok", "")
+        await service.release_lease(pool, world.pipeline.epoch)
+        await service.say_unless_active(stranger, "wrong_chain", "it is signet")
+        assert await health(pool) == ("wrong_chain", "it is signet")
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [("ok", "starting"), ("rpc_down", "starting"), ("pruned_gap", "pruned_gap"), ("wrong_chain", "wrong_chain")],
+)
+async def test_what_ended_the_last_one_stays_told_when_the_next_begins(pool, before: str, after: str):
+    world = await World.begin(pool)
+    await service.set_health(pool, world.pipeline.epoch, before, "")
+    await service.begin(pool, world.pipeline.epoch - 1)
+    assert await health(pool) == (before, "")
+    await service.begin(pool, world.pipeline.epoch)
+    assert await health(pool) == (after, "")
+
+
+async def test_where_the_node_stands_is_written_by_the_active_one_when_it_changes(pool):
+    world = await World.begin(pool)
+
+    async def written() -> tuple:
+        return tuple(await pool.fetchrow("SELECT node_height, prune_height, xmin::text FROM chain_state"))
+
+    await service.note_node(pool, world.pipeline.epoch, 700, None)
+    first = await written()
+    assert first[:2] == (700, None)
+    await service.note_node(pool, world.pipeline.epoch, 700, None)
+    await service.note_node(pool, world.pipeline.epoch - 1, 5, 5)
+    assert await written() == first
+    await service.note_node(pool, world.pipeline.epoch, 701, 400)
+    assert (await written())[:2] == (701, 400)

@@ -315,6 +315,14 @@ class Check(Model):
     name: Text
     ok: Switch
     detail: Text
+    state: Text | None = Field(None, description="This and the following are told of the watcher alone.")
+    tip_height: Number | None = Field(None, description="The last block that was read.")
+    node_height: Number | None = Field(None, description="The node's tip, as of the last question.")
+    lag_blocks: Number | None = Field(None, description="Blocks between them.")
+    lag_seconds: float | None = Field(None, description="Since the last look began by which time may be judged.")
+    prune_height: Number | None = Field(None, description="The first block that the node has; null: all of them.")
+    prune_margin_blocks: int | None = Field(None, description="How far pruning is away from what was not read.")
+    warnings: list[Text] = Field(default_factory=list, description="What threatens, and gaps that were accepted.")
 
 
 class Health(Model):
