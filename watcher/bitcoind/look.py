@@ -78,6 +78,16 @@ class _Findings:
         adopted = (replace(item, facts=self.tracked[txid].facts) for txid, item in self.adopted.items())
         return (*adopted, *self.arrivals.values())
 
+    def pooled(self) -> set[bytes]:
+        """The arrivals that were found in the mempool."""
+        return {txid for txid, item in self.arrivals.items() if item.facts.state is TxState.MEMPOOL}
+
+    def open_outpoints(self) -> list[bytes]:
+        """What all those spend that the mempool can still change."""
+        settled = (TxState.ANCHORED, TxState.CONFLICTED)
+        items: list[Tracked | Arrival] = [*self.tracked.values(), *self.arrivals.values()]
+        return [outpoint for item in items if item.facts.state not in settled for outpoint in item.inputs]
+
 
 @dataclass(slots=True)
 class Look:
@@ -112,7 +122,7 @@ class Look:
             txids = (await self.rpc.mempool_snapshot()).txids
             self.known &= txids
             await self._match_new(txids - self.known - found.tracked.keys(), found)
-            await self._pool_facts(found, txids, began_at)
+            await self._pool_facts(found, began_at)
             await self._assert_tip(path.hashes[-1] if path.hashes else path.fork_point.hash)
         return Change(
             began_at, tip, path.fork_point, tuple(found.connected), _changed(before, found.tracked),
@@ -132,8 +142,7 @@ class Look:
         if not before and not found.arrivals:
             return None
         await self._assert_tip(tip.hash)
-        present = set(await self.rpc.mempool_entries(before.keys())) if before else set[bytes]()
-        await self._pool_facts(found, present, began_at)
+        await self._pool_facts(found, began_at)
         await self._assert_tip(tip.hash)
         return Change(
             began_at, tip, tip, (), _changed(before, found.tracked), tuple(found.arrivals.values()), is_complete=False
@@ -298,37 +307,41 @@ class Look:
                 found.arrivals.setdefault(txid, _pooled(body, outputs))
         self.known |= bodies.keys() - found.arrivals.keys()
 
-    async def _pool_facts(self, found: _Findings, present: AbstractSet[bytes], began_at: datetime) -> None:
-        """Settle who is where: asks what took the inputs of those that are missing, and dates the arrivals."""
-        missing = [
-            item for txid, item in found.tracked.items()
-            if txid not in present and item.facts.state not in (TxState.ANCHORED, TxState.CONFLICTED)
-        ]  # fmt: skip
-        spenders = await self.rpc.spenders([outpoint for item in missing for outpoint in item.inputs])
-        strangers = set(spenders.values()) - found.tracked.keys() - found.arrivals.keys()
-        await self._match(await self._bodies(dict.fromkeys(strangers)), found)
-        facts = classify(found.tracked, present | set(spenders.values()), spenders, began_at)
-        found.tracked = {txid: replace(item, facts=facts[txid]) for txid, item in found.tracked.items()}
-        await self._date_arrivals(found)
+    async def _pool_facts(self, found: _Findings, began_at: datetime) -> None:
+        """Settle who is in the mempool, who is not, and what took the coins of those.
 
-    async def _date_arrivals(self, found: _Findings) -> None:
-        """Give arrivals in the mempool the time of their entry, and track their unconfirmed ancestors.
-
-        An ancestor may pay us too, and be so new that nobody has told of it yet.
+        All of it rests on one question, about all coins at once: the node answers it under one lock, as of one moment.
+        Two answers of two moments could hold a payment and what replaced it to be there both, or neither. So whatever
+        is found meanwhile is a reason to ask again.
         """
-        pooled = {txid for txid, item in found.arrivals.items() if item.facts.state is TxState.MEMPOOL}
-        while pooled:
-            entries = await self.rpc.mempool_entries(pooled)
-            for txid in pooled:
-                if txid in entries:
-                    found.arrivals[txid] = _dated(found.arrivals[txid], entries[txid])
-                else:
-                    del found.arrivals[txid]  # gone again; the next look finds it if it comes back
-            parents = {parent for entry in entries.values() for parent in entry.depends}
-            ancestors = await self._bodies(dict.fromkeys(parents - found.tracked.keys() - found.arrivals.keys()))
-            ours = await self.ours(script for body in ancestors.values() for _, script in body.outputs)
-            found.arrivals |= {txid: _pooled(body, _outputs_to(body, ours)) for txid, body in ancestors.items()}
-            pooled = set(ancestors)
+        dated: set[bytes] = set()
+        while True:
+            spenders = await self.rpc.spenders(found.open_outpoints())
+            present = set(spenders.values())
+            if strangers := present - found.tracked.keys() - found.arrivals.keys() - self.known:
+                await self._match(await self._bodies(dict.fromkeys(strangers)), found)
+                continue
+            if not (undated := found.pooled() & present - dated):
+                break
+            dated |= await self._date(undated, found)
+        for txid in found.pooled() - present:
+            del found.arrivals[txid]  # gone again; the next look finds it if it comes back
+        facts = classify(found.tracked, present, spenders, began_at)
+        found.tracked = {txid: replace(item, facts=facts[txid]) for txid, item in found.tracked.items()}
+
+    async def _date(self, txids: AbstractSet[bytes], found: _Findings) -> AbstractSet[bytes]:
+        """Give new ones the time of their entry in the mempool, and track their unconfirmed ancestors.
+
+        An ancestor may pay us too, and be so new that nobody has told of it yet. Gives those that are still there.
+        """
+        entries = await self.rpc.mempool_entries(txids)
+        for txid, entry in entries.items():
+            found.arrivals[txid] = _dated(found.arrivals[txid], entry)
+        parents = {parent for entry in entries.values() for parent in entry.depends}
+        ancestors = await self._bodies(dict.fromkeys(parents - found.tracked.keys() - found.arrivals.keys()))
+        ours = await self.ours(script for body in ancestors.values() for _, script in body.outputs)
+        found.arrivals |= {txid: _pooled(body, _outputs_to(body, ours)) for txid, body in ancestors.items()}
+        return entries.keys()
 
 
 async def _at_once(work: Callable[[], T]) -> T:
