@@ -34,6 +34,7 @@ SETTINGS = """\
 chain=regtest
 [regtest]
 server=1
+rest=1
 listen=0
 connect=0
 dnsseed=0

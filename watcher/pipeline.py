@@ -13,12 +13,11 @@ from typing import Any
 
 import structlog
 
-from watcher.rules.chain import Arrival, Change
+from watcher.rules.chain import Change
 from watcher.rules.decisions import Decision, Setting, decide
 from watcher.rules.invoice import Moment
-from watcher.rules.money import btc_text
 from watcher.rules.record import Invoice
-from watcher.rules.types import TxFacts
+from watcher.rules.timeline import payment_note
 from watcher.runtime.db import Connection, Pool
 from watcher.runtime.errors import Transient
 from watcher.runtime.ids import new_id
@@ -145,33 +144,26 @@ def _decided(invoice_id: str, kind: str, detail: dict[str, Any]) -> str:
 
 async def _store_facts(connection: Connection, change: Change) -> list[journal.Line]:
     """Write facts, transactions and payments; what the timelines of the invoices say of them."""
-    if change.facts:
-        await chain.save_facts(connection, change.facts)
+    before = await chain.save_facts(connection, change.facts) if change.facts else {}
     if change.arrivals:
         await chain.insert_arrivals(connection, change.arrivals)
         await payments.insert(connection, change.arrivals)
-        if change.facts:  # what an arrival replaces has changed with it
-            await payments.inherit(connection, [item.facts.txid for item in change.arrivals])
-    new = {item.facts.txid: item for item in change.arrivals}
-    changed = {facts.txid: facts for facts in change.facts} | {txid: item.facts for txid, item in new.items()}
-    if not changed:
+    await _inherit(connection, change)
+    after = {facts.txid: facts for facts in change.facts} | {item.facts.txid: item.facts for item in change.arrivals}
+    if not after:
         return []
-    return [
-        (row["invoice_id"], *_chain_note(row["vout"], row["amount_sat"], changed[row["txid"]], new.get(row["txid"])))
-        for row in await payments.of_transactions(connection, changed)
+    notes = [
+        (row["invoice_id"], payment_note(row["vout"], row["amount_sat"], before.get(row["txid"]), after[row["txid"]]))
+        for row in await payments.of_transactions(connection, after)
     ]
+    return [(invoice_id, note.kind, note.detail) for invoice_id, note in notes]
 
 
-def _chain_note(vout: int, amount_sat: int, facts: TxFacts, arrival: Arrival | None) -> tuple[str, dict[str, Any]]:
-    """Kind and detail of the timeline's line about a fact of a payment."""
-    detail: dict[str, Any] = {"txid": facts.txid[::-1].hex(), "vout": vout, "btc": btc_text(amount_sat)}
-    if facts.anchor is not None:
-        detail |= {"blockHeight": facts.anchor.height, "blockHash": facts.anchor.hash[::-1].hex()}
-    if facts.gone_by is not None:
-        detail["by"] = facts.gone_by[::-1].hex()
-    if facts.conflict_height is not None:
-        detail["conflictHeight"] = facts.conflict_height
-    return ("payment_seen" if arrival else f"payment_{facts.state}"), detail | {"state": facts.state}
+async def _inherit(connection: Connection, change: Change) -> None:
+    """What takes the place of another payment has done so in this change: both have changed with it."""
+    if any(facts.is_taken_back for facts in change.facts):
+        present = [facts.txid for facts in change.facts if facts.is_present]
+        await payments.inherit(connection, [*present, *(item.facts.txid for item in change.arrivals)])
 
 
 async def _write(

@@ -118,7 +118,7 @@ async def measure() -> list[Row]:
     """All rows of this bench."""
     async with _world() as world:
         few = {k: await _median(world, k) for k in (0, 100, 1_000)}
-        await _crowd(world.pool, FEW, MANY)
+        await crowd(world.pool, FEW, MANY)
         many = {k: await _median(world, k) for k in (0, 100, 1_000)}
     hundred, thousand = many[100], many[1_000]
     return [
@@ -164,8 +164,8 @@ async def _world() -> AsyncIterator[World]:
         needed = 2 * ROUNDS * 1_100
         project_id = await add_project(pool, await rpc.derive(descriptor, 0, needed - 1))
         await pool.execute(PAID, project_id)
-        await _crowd(pool, 0, FEW)
-        await _begin(pool, rpc)
+        await crowd(pool, 0, FEW)
+        await begin(pool, rpc)
         epoch = await service.take_lease(pool, "bench")
         scripts = [row[0] for row in await pool.fetch("SELECT script_pubkey FROM invoice WHERE id LIKE 'inv_1%'")]
         yield World(
@@ -173,7 +173,7 @@ async def _world() -> AsyncIterator[World]:
         )
 
 
-async def _crowd(pool: Pool, first: int, last: int) -> None:
+async def crowd(pool: Pool, first: int, last: int) -> None:
     project_id = await pool.fetchval("SELECT id FROM project")
     step = 50_000
     for start in range(first, last, step):
@@ -181,7 +181,7 @@ async def _crowd(pool: Pool, first: int, last: int) -> None:
     await pool.execute("VACUUM ANALYZE")
 
 
-async def _begin(pool: Pool, rpc: BitcoindRpc) -> None:
+async def begin(pool: Pool, rpc: BitcoindRpc) -> None:
     header = await rpc.block_header(await rpc.best_block_hash())
     block = (BlockId(header.height, header.hash), datetime.fromtimestamp(header.time, UTC))
     await store.initialise(pool, "regtest", await rpc.block_hash_at(0), [block])

@@ -35,8 +35,8 @@ async def fan_out(chain: Chain) -> list[Outpoint]:
     return [(txid, vout) for vout in range(FAN_OUT)]
 
 
-def block_transactions(coins: Sequence[Outpoint], paid: Sequence[bytes], seed: int) -> list[str]:
-    """The transactions of a full block; the scripts `paid` get one output each."""
+def block_transactions(coins: Sequence[Outpoint], paid: Sequence[bytes | None], seed: int) -> list[str]:
+    """The transactions of a full block; the scripts `paid` get one output each, None leaves a transaction out."""
     dice = random.Random(seed)
     targets = iter(paid)
     return [

@@ -485,6 +485,44 @@ async def test_a_bump_that_is_first_seen_in_a_reorg_is_the_same_payment(world: W
     assert await world.told(invoice) == [("CONFIRMED", PAID)]
 
 
+async def test_the_original_that_a_reorg_mines_instead_of_its_bump_is_the_same_payment(world: World):
+    """The set was closed by the bump; nothing is told when the block of the one becomes a block of the other."""
+    invoice = await world.invoice(confirmations=1)
+    original = await world.tx("A", (invoice, DUE), spends=coin("x"))
+    world.send(original)
+    await world.look()
+    bumped = await world.tx("B", (invoice, DUE), spends=coin("x"))
+    world.send(bumped)
+    await world.look()
+    world.mine(bumped)
+    await world.look()
+    world.wait(seconds=1000)
+    world.reorg(1, (original,), ())
+    await world.look(tell_net=True)
+    assert await world.told(invoice) == [("UNCONFIRMED", PAID), ("CONFIRMED", PAID)]
+    assert await world.booked(invoice) == {"confirmed": DUE, "chain": -DUE}
+    world.reorg(2, (), (), (bumped,))
+    await world.look(tell_net=True)
+    assert (await world.state(original), await world.state(bumped)) == ("conflicted", "anchored")
+    assert await world.told(invoice) == [("UNCONFIRMED", PAID), ("CONFIRMED", PAID)]
+
+
+async def test_an_original_that_comes_back_after_its_bump_was_evicted_is_the_same_payment(world: World):
+    invoice = await world.invoice()
+    original = await world.tx("A", (invoice, DUE), spends=coin("x"))
+    world.send(original)
+    await world.look()
+    bumped = await world.tx("B", (invoice, DUE), spends=coin("x"))
+    world.send(bumped)
+    await world.look()
+    world.drop(bumped)
+    await world.look()
+    world.send(original)
+    await world.look()
+    assert (await world.state(original), await world.state(bumped)) == ("mempool", "replaced")
+    assert await world.told(invoice) == [("CONFIRMED", PAID)]
+
+
 async def test_a_second_payment_after_the_set_is_closed_does_not_count(world: World):
     invoice = await world.invoice()
     world.send(await world.tx("A", (invoice, DUE)))
@@ -517,7 +555,7 @@ async def test_evicted_and_back_is_not_told(world: World):
     world.drop(tx)
     await world.look()
     assert await world.state(tx) == "evicted"
-    assert await chain.evicted_bodies(world.pool) == [b"A"]
+    assert await chain.evicted_bodies(world.pool, world.now) == [b"A"]
     await set_evicted_back(world, 71.9)
     world.wait(seconds=1)
     await world.look()
@@ -525,7 +563,7 @@ async def test_evicted_and_back_is_not_told(world: World):
     world.send(tx)
     await world.look()
     assert await world.state(tx) == "mempool"
-    assert await chain.evicted_bodies(world.pool) == []
+    assert await chain.evicted_bodies(world.pool, world.now) == []
     assert await world.told(invoice) == [("UNCONFIRMED", PAID)]
 
 

@@ -8,6 +8,7 @@ from watcher.rules.ledger import CONFIRMED, HELD, PENDING, TEST
 from watcher.rules.money import btc_text, fiat_text
 from watcher.rules.payloads import time_text
 from watcher.rules.policy import Policy
+from watcher.rules.timeline import sentence
 from watcher.runtime.db import Row
 from watcher.store.projects import Project
 
@@ -53,7 +54,13 @@ def event(row: Row) -> dict[str, Any]:
 
 def timeline_line(row: Row) -> dict[str, Any]:
     """A line of a timeline."""
-    return {"id": str(row["id"]), "at": time_text(row["happened_at"]), "kind": row["kind"], "detail": row["detail"]}
+    return {
+        "id": str(row["id"]),
+        "at": time_text(row["happened_at"]),
+        "kind": row["kind"],
+        "text": sentence(row["kind"], row["detail"]),
+        "detail": row["detail"],
+    }
 
 
 def delivery(row: Row, attempts: Sequence[Row]) -> dict[str, Any]:

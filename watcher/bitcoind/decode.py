@@ -27,7 +27,7 @@ NULL_OUTPOINT = bytes(HASH_BYTES) + b"\xff\xff\xff\xff"
 _U32_BYTES = 4
 _OUTPUT = struct.Struct("<QB").unpack_from
 """An output up to its script: amount in satoshi, size of the script if below 0xfd."""
-_FIRST_TAG = 0xFD
+FIRST_TAG = 0xFD
 """A size is one byte, or one of the tags 0xfd, 0xfe, 0xff and 2, 4 or 8 bytes, little-endian."""
 _WIDE_SIZES = {0xFD: (2, 0xFD), 0xFE: (4, 0x1_0000), 0xFF: (8, 0x1_0000_0000)}
 """Bytes after the tag, and the least size that needs them."""
@@ -61,10 +61,10 @@ class Transaction(NamedTuple):
     @property
     def sequences(self) -> tuple[int, ...]:
         """The nSequence of each input."""
-        _, pos = _size(self.raw, _start_of_inputs(self.raw, 0))
+        _, pos = read_size(self.raw, start_of_inputs(self.raw, 0))
         sequences = []
         for _ in self.inputs:
-            size, pos = _size(self.raw, pos + OUTPOINT_BYTES)
+            size, pos = read_size(self.raw, pos + OUTPOINT_BYTES)
             pos += size + 4
             sequences.append(int.from_bytes(self.raw[pos - 4 : pos], "little"))
         return tuple(sequences)
@@ -138,7 +138,7 @@ def merkle_root(txids: list[bytes]) -> bytes:
 
 def parse_transaction(raw: bytes) -> Transaction:
     """The transaction that is exactly `raw`, with or without witness. Raises `DecodeError`."""
-    transaction, end = _next_transaction(raw, 0)
+    transaction, end = next_transaction(raw, 0)
     if end != len(raw):
         raise DecodeError(f"{len(raw) - end} bytes follow the transaction")
     return transaction
@@ -151,10 +151,10 @@ def parse_block(raw: bytes) -> Block:
     """
     if len(raw) <= HEADER_BYTES:
         raise DecodeError("the block ends in its header")
-    count, pos = _size(raw, HEADER_BYTES)
+    count, pos = read_size(raw, HEADER_BYTES)
     transactions = []
     for _ in range(count):
-        transaction, pos = _next_transaction(raw, pos)
+        transaction, pos = next_transaction(raw, pos)
         transactions.append(transaction)
     if pos != len(raw):
         raise DecodeError(f"{len(raw) - pos} bytes follow the block")
@@ -174,7 +174,7 @@ def _check_merkle_root(txids: list[bytes], expected: bytes) -> None:
         raise DecodeError("a transaction is in the block twice")
 
 
-def _next_transaction(data: bytes, start: int) -> tuple[Transaction, int]:
+def next_transaction(data: bytes, start: int) -> tuple[Transaction, int]:
     """The transaction at `start` of `data`, and where it ends. Raises `DecodeError`."""
     try:
         return _scan_transaction(data, start)
@@ -183,38 +183,38 @@ def _next_transaction(data: bytes, start: int) -> tuple[Transaction, int]:
 
 
 def _scan_transaction(data: bytes, start: int) -> tuple[Transaction, int]:
-    """`_next_transaction`, but bytes that end early raise whatever the first read behind them raises.
+    """`next_transaction`, but bytes that end early raise whatever the first read behind them raises.
 
     The lock time comes last, so once it is read nothing before it was cut short.
     """
-    body = _start_of_inputs(data, start)
-    input_count, pos = _size(data, body)
+    body = start_of_inputs(data, start)
+    input_count, pos = read_size(data, body)
     if input_count == 0:
         raise DecodeError("a transaction without inputs")
     inputs = []
     for _ in range(input_count):
         inputs.append(data[pos : pos + 36])
         size = data[pos + 36]
-        if size < _FIRST_TAG:
+        if size < FIRST_TAG:
             pos += size + 41
         else:
-            size, pos = _size(data, pos + 36)
+            size, pos = read_size(data, pos + 36)
             pos += size + 4
-    output_count, pos = _size(data, pos)
+    output_count, pos = read_size(data, pos)
     outputs = []
     for _ in range(output_count):
         amount_sat, size = _OUTPUT(data, pos)
         if amount_sat > MAX_MONEY_SAT:
             raise DecodeError("an output of more than all bitcoin")
-        if size < _FIRST_TAG:
+        if size < FIRST_TAG:
             pos += 9
         else:
-            size, pos = _size(data, pos + 8)
+            size, pos = read_size(data, pos + 8)
         outputs.append((amount_sat, data[pos : (pos := pos + size)]))
     has_witness = body > start + 4
     body_end = pos
     if has_witness:
-        pos = _skip_witness(data, pos, input_count)
+        pos = skip_witness(data, pos, input_count)
     end = pos + 4
     if end > len(data):
         raise IndexError
@@ -224,7 +224,7 @@ def _scan_transaction(data: bytes, start: int) -> tuple[Transaction, int]:
     return Transaction(txid, tuple(inputs), tuple(outputs), raw), end
 
 
-def _start_of_inputs(data: bytes, start: int) -> int:
+def start_of_inputs(data: bytes, start: int) -> int:
     """Behind the version, and behind marker and flag if the transaction at `start` has a witness."""
     pos = start + 4
     if data[pos] != 0:
@@ -234,31 +234,31 @@ def _start_of_inputs(data: bytes, start: int) -> int:
     return pos + 2
 
 
-def _skip_witness(data: bytes, start: int, input_count: int) -> int:
+def skip_witness(data: bytes, start: int, input_count: int) -> int:
     """Where the witness ends that begins at `start` and has a stack of items for each input."""
     pos = start
     for _ in range(input_count):
         item_count = data[pos]
-        if item_count < _FIRST_TAG:
+        if item_count < FIRST_TAG:
             pos += 1
         else:
-            item_count, pos = _size(data, pos)
+            item_count, pos = read_size(data, pos)
         for _ in range(item_count):
             size = data[pos]
-            if size < _FIRST_TAG:
+            if size < FIRST_TAG:
                 pos += size + 1
             else:
-                size, pos = _size(data, pos)
+                size, pos = read_size(data, pos)
                 pos += size
     if pos == start + input_count:
         raise DecodeError("a witness without any item")
     return pos
 
 
-def _size(data: bytes, pos: int) -> tuple[int, int]:
+def read_size(data: bytes, pos: int) -> tuple[int, int]:
     """The size at `pos` and where it ends; like the node, refuse one that could be written shorter."""
     tag = data[pos]
-    if tag < _FIRST_TAG:
+    if tag < FIRST_TAG:
         return tag, pos + 1
     width, least = _WIDE_SIZES[tag]
     end = pos + 1 + width

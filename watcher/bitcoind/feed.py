@@ -165,7 +165,7 @@ class Feed:
         """Offer the node what only left its mempool: after every (re)connect and every block."""
         if self._offered and not is_new_block:
             return
-        for raw in await chain.evicted_bodies(self.pool):
+        for raw in await chain.evicted_bodies(self.pool, datetime.now(UTC)):
             refusal = await self.rpc.send_raw(raw)
             log.info("watcher.offered_again", refusal=refusal)
         self._offered = True

@@ -19,6 +19,7 @@ from typing import Any, Self
 from urllib.parse import urlsplit
 
 import aiohttp
+from yarl import URL
 
 from watcher.runtime.errors import Misconfigured, Rejected, Transient
 
@@ -89,6 +90,18 @@ class JsonRpc:
         for start in range(0, len(calls), CALLS_PER_BATCH):
             outcomes += await self._batch(calls[start : start + CALLS_PER_BATCH])
         return outcomes
+
+    async def fetch(self, path: str) -> bytes | None:
+        """What the node's REST interface (`rest=1`, no login) says at this path; None for anything but an answer.
+
+        It is a short cut and never the only way, so why there is no answer does not matter.
+        """
+        url = URL(self._url).with_path(path)
+        try:
+            async with self._in_flight, self._session.get(url, allow_redirects=False) as response:
+                return await self._read(response) if response.status == HTTPStatus.OK else None
+        except (TimeoutError, aiohttp.ClientError, OSError, NodeUnreachable):
+            return None
 
     async def _batch(self, calls: Sequence[tuple[str, Sequence[object]]]) -> list[Json]:
         requests = [{"id": i, "method": method, "params": params} for i, (method, params) in enumerate(calls)]

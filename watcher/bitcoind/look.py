@@ -6,13 +6,16 @@ from the mempool (`_pool_facts`), and both fail with `ChainMoved` when the tip m
 """
 
 import asyncio
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
+from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from typing import TypeVar
 
-from watcher.bitcoind.decode import HASH_BYTES, Block, Transaction, parse_block, parse_transaction
+from watcher.bitcoind.decode import HASH_BYTES, Transaction, parse_block, parse_transaction
 from watcher.bitcoind.rpc import BitcoindRpc, BlockPruned, Header, MempoolEntry
+from watcher.bitcoind.scan import Scanned, scan_block
 from watcher.rules.chain import Arrival, BlockHit, Change, Tracked, classify, connect, disconnect
 from watcher.rules.types import BlockId, TxFacts, TxState
 from watcher.runtime.db import Pool
@@ -22,6 +25,16 @@ from watcher.store.script_filter import ScriptFilter
 
 # Blocks that one transaction takes in while catching up; a reorg is followed to its new tip or for so many blocks.
 BLOCKS_PER_CHANGE = 200
+
+# Blocks that are read at a time while they are small; an answer of the node then stays below 100 MB even if all of the
+# next ones are full.
+BLOCKS_AT_ONCE = 16
+SMALL_BYTES = 400_000
+
+T = TypeVar("T")
+
+# So much is scanned within a millisecond, which the event loop can bear; a thread costs as much.
+INLINE_BYTES = 100_000
 
 # Mempool transactions that are fetched, matched and dropped at a time.
 BODIES_AT_ONCE = 1_000
@@ -59,7 +72,13 @@ class _Findings:
     tracked: dict[bytes, Tracked]
     hits: list[BlockHit] = field(default_factory=list)
     arrivals: dict[bytes, Arrival] = field(default_factory=dict)
+    adopted: dict[bytes, Arrival] = field(default_factory=dict)  # new ones that are tracked from the start of the look
     connected: list[tuple[BlockId, datetime]] = field(default_factory=list)
+
+    def all_arrivals(self) -> tuple[Arrival, ...]:
+        """What was not tracked before; the adopted as they are now."""
+        adopted = (replace(item, facts=self.tracked[txid].facts) for txid, item in self.adopted.items())
+        return (*adopted, *self.arrivals.values())
 
 
 @dataclass(slots=True)
@@ -86,6 +105,7 @@ class Look:
         found = _Findings(before)
         if path.fork_point != tip:
             found.tracked = disconnect(before, path.fork_point.height, began_at)
+            await self._adopt_parents(tip, path.fork_point, found, began_at)
         await self._read_blocks(path, found, began_at)
         found.tracked = connect(found.tracked, found.hits)
         is_judged = path.reaches_tip and with_mempool
@@ -97,7 +117,7 @@ class Look:
             await self._assert_tip(path.hashes[-1] if path.hashes else path.fork_point.hash)
         return Change(
             began_at, tip, path.fork_point, tuple(found.connected), _changed(before, found.tracked),
-            tuple(found.arrivals.values()), reached_tip=is_judged, is_complete=is_judged,
+            found.all_arrivals(), reached_tip=is_judged, is_complete=is_judged,
         )  # fmt: skip
 
     async def part(
@@ -124,6 +144,11 @@ class Look:
         """Those of the scripts that were derived by us. To be called after what holds them was read."""
         return await self._filter.ours(self.pool, scripts)
 
+    async def _derived(self, maybe: Iterable[bytes]) -> set[bytes]:
+        """Those of a few scripts that were derived by us."""
+        scripts = set(maybe)
+        return await chain.ours(self.pool, scripts) if scripts else scripts
+
     # The chain
 
     async def _path(self, tip: BlockId) -> _Path:
@@ -135,10 +160,10 @@ class Look:
             raise ChainMoved("the node's tip moved")
         fork_point = await self._fork_point(tip, best)
         top = min(best.height, fork_point.height + BLOCKS_PER_CHANGE)
-        hashes = [await self.rpc.block_hash_at(height) for height in range(fork_point.height + 1, top + 1)]
-        if None in hashes or (top == best.height and hashes and hashes[-1] != best_hash):
+        hashes = await self.rpc.block_hashes(fork_point.height + 1, top)
+        if len(hashes) < top - fork_point.height or (top == best.height and hashes and hashes[-1] != best_hash):
             raise ChainMoved("the node's tip moved")
-        return _Path(fork_point, tuple(block for block in hashes if block), reaches_tip=top == best.height)
+        return _Path(fork_point, tuple(hashes), reaches_tip=top == best.height)
 
     async def _fork_point(self, tip: BlockId, best: Header) -> BlockId:
         """Our newest block that is in the node's best chain.
@@ -161,25 +186,79 @@ class Look:
             )
         raise NodeBehind(f"the node is at block {best.height}, below the stored tip {tip.height}")
 
+    async def _adopt_parents(self, tip: BlockId, fork_point: BlockId, found: _Findings, began_at: datetime) -> None:
+        """Track what left the chain and has tracked descendants: in the new branch its coins may be spent otherwise.
+
+        A parent that was mined before its child came was no business of ours until now. A stale block stays readable.
+        """
+        wanted = {outpoint[:HASH_BYTES] for item in found.tracked.values() for outpoint in item.inputs}
+        left = await chain.blocks_down_from(self.pool, tip.height, tip.height - fork_point.height)
+        for block in left if wanted else ():
+            raw = (await self.rpc.blocks([block.hash])).get(block.hash)
+            transactions = (await asyncio.to_thread(parse_block, raw)).transactions if raw else ()
+            for tx in reversed(transactions):
+                if tx.txid in wanted and tx.txid not in found.tracked and not tx.is_coinbase:
+                    wanted |= {outpoint[:HASH_BYTES] for outpoint in tx.inputs}
+                    facts = TxFacts(tx.txid, TxState.EVICTED, evicted_at=began_at)
+                    found.adopted[tx.txid] = Arrival(facts, tx.raw, tx.inputs, (), False, began_at)
+                    found.tracked[tx.txid] = Tracked(facts, tx.inputs)
+
     async def _read_blocks(self, path: _Path, found: _Findings, began_at: datetime) -> None:
         watched = {outpoint for item in found.tracked.values() for outpoint in item.inputs}
         previous = path.fork_point
-        for block_hash in path.hashes:
-            block = await self._block(block_hash, previous.height + 1)
-            if block.prev_hash != previous.hash:
-                raise ChainMoved("the node's chain moved")
-            previous = BlockId(previous.height + 1, block_hash)
-            found.connected.append((previous, datetime.fromtimestamp(block.time, UTC)))
-            ours = await self.ours(script for tx in block.transactions for _, script in tx.outputs)
-            for tx in block.transactions:
-                _read_transaction(tx, previous, watched, ours, found, min(found.connected[-1][1], began_at))
+        async with aclosing(self._scanned(path, watched)) as blocks:
+            async for block_hash, block, ours in blocks:
+                if block.prev_hash != previous.hash:
+                    raise ChainMoved("the node's chain moved")
+                previous = BlockId(previous.height + 1, block_hash)
+                mined_at = datetime.fromtimestamp(block.time, UTC)
+                found.connected.append((previous, mined_at))
+                for tx in block.transactions:
+                    _read_transaction(tx, previous, watched, ours, found, min(mined_at, began_at))
 
-    async def _block(self, block_hash: bytes, height: int) -> Block:
+    async def _scanned(
+        self, path: _Path, watched: AbstractSet[bytes]
+    ) -> AsyncGenerator[tuple[bytes, Scanned, set[bytes]], None]:
+        """The blocks of the path, lowest first, with the scripts of ours in them; the next are read meanwhile.
+
+        All of them were mined before we learnt of the path: every address that they pay is in the filter from now on.
+        """
+        await self._filter.refresh(self.pool)
+        start, count = 0, 1
+        reading = asyncio.ensure_future(self._raw(path, start, count))
         try:
-            raw = await self.rpc.block(block_hash)
+            while raw := await reading:
+                done, start = start, start + len(raw)
+                count = min(2 * count, BLOCKS_AT_ONCE) if sum(map(len, raw)) < SMALL_BYTES else 1
+                reading = asyncio.ensure_future(self._raw(path, start, count))
+                for number, (block, ours) in enumerate(await self._scan(raw, watched), done):
+                    yield path.hashes[number], block, ours
+        finally:
+            reading.cancel()
+            await asyncio.gather(reading, return_exceptions=True)
+
+    async def _scan(self, raw: Sequence[bytes], watched: AbstractSet[bytes]) -> list[tuple[Scanned, set[bytes]]]:
+        """Blocks, each with the scripts of ours in it, in a thread where it would hold up the event loop."""
+        run = asyncio.to_thread if sum(map(len, raw)) > INLINE_BYTES else _at_once
+        maybe = await run(lambda: [self._filter.bitmap.maybe_in(block) for block in raw])
+        derived = await self._derived(script for scripts in maybe for script in scripts)
+        ours = [derived.intersection(scripts) for scripts in maybe]
+        return await run(lambda: [(scan_block(*block, watched), block[1]) for block in zip(raw, ours, strict=True)])
+
+    async def _raw(self, path: _Path, start: int, count: int) -> list[bytes]:
+        """The bytes of `count` blocks of the path, or of those that are left."""
+        hashes = path.hashes[start : start + count]
+        found = await self.rpc.blocks(hashes) if len(hashes) > 1 else {}
+        return [
+            found.get(block) or await self._block(block, path.fork_point.height + 1 + number)
+            for number, block in enumerate(hashes, start)
+        ]
+
+    async def _block(self, block_hash: bytes, height: int) -> bytes:
+        try:
+            return await self.rpc.block(block_hash)
         except BlockPruned:
             raise PrunedGap(f"the node has pruned block {height}, which was not processed yet") from None
-        return await asyncio.to_thread(parse_block, raw)
 
     async def _assert_tip(self, tip_hash: bytes) -> None:
         if await self.rpc.best_block_hash() != tip_hash:
@@ -241,6 +320,10 @@ class Look:
             pooled = set(ancestors)
 
 
+async def _at_once(work: Callable[[], T]) -> T:
+    return work()
+
+
 def _read_transaction(
     tx: Transaction,
     block: BlockId,
@@ -272,4 +355,5 @@ def _dated(arrival: Arrival, entry: MempoolEntry) -> Arrival:
 
 
 def _changed(before: Mapping[bytes, Tracked], after: Mapping[bytes, Tracked]) -> tuple[TxFacts, ...]:
-    return tuple(item.facts for txid, item in after.items() if item.facts != before[txid].facts)
+    """Of what was tracked before."""
+    return tuple(after[txid].facts for txid, item in before.items() if after[txid].facts != item.facts)

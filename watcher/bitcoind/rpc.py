@@ -4,7 +4,7 @@ Every method is one question and may raise `NodeUnreachable` or `NodeWarmingUp` 
 that a method does not name is an `RpcError`, and an answer without the expected fields is `Broken`. Questions
 about many things are batches and leave out what the node does not know.
 
-The facts behind it: the node is asked for the block's bytes, never for its JSON (ten times as slow); without
+The facts behind it: the node is asked for a block's bytes, never for its JSON (ten times as slow); without
 txindex it knows the transactions of its mempool only; "not found" has code -5, a height beyond the tip -8, a
 pruned block -1.
 """
@@ -130,6 +130,8 @@ class DescriptorInfo:
 class BitcoindRpc(JsonRpc):
     """The node's answers, typed."""
 
+    _offers_rest = True  # until it has given by RPC a block that REST did not give
+
     async def best_block_hash(self) -> bytes:
         """The tip of the node's best chain."""
         return await self._ask(from_hex, "getbestblockhash")
@@ -143,16 +145,37 @@ class BitcoindRpc(JsonRpc):
         return await self._ask_unless(INVALID_PARAMETER, from_hex, "getblockhash", height)
 
     async def block(self, block: bytes) -> bytes:
-        """The block's bytes; that they begin with its header is checked. Raises `BlockPruned`."""
+        """The block's bytes; that they begin with its header is checked. Raises `BlockPruned`.
+
+        REST gives them in a fifth of the time, since they need not become hex; RPC says why there are none.
+        """
+        raw = await self.fetch(f"/rest/block/{to_hex(block)}.bin") if self._offers_rest else None
+        if raw is not None and block_hash(raw) == block:
+            return raw
         try:
             raw = await self._ask(bytes.fromhex, "getblock", to_hex(block), 0)
         except RpcError as error:
             if error.code == MISC_ERROR and "pruned" in error.reason:
                 raise BlockPruned("getblock", error.code, error.reason, "it is gone from this node") from None
             raise
-        if block_hash(raw) != block:
-            raise Broken(f"the node answers another block than {to_hex(block)}")
+        _check_is(raw, block)
+        self._offers_rest = False
         return raw
+
+    async def block_hashes(self, first_height: int, last_height: int) -> list[bytes]:
+        """The blocks at these heights of the best chain, lowest first; fewer when the tip is below the last height."""
+        heights = range(first_height, last_height + 1)
+        found = await self._ask_each(from_hex, "getblockhash", heights, lambda height: [height], (INVALID_PARAMETER,))
+        return list(found.values())
+
+    async def blocks(self, blocks: Collection[bytes]) -> dict[bytes, bytes]:
+        """The bytes of those of the blocks that the node still has, each as `block` gives them."""
+        found = await self._ask_each(
+            bytes.fromhex, "getblock", blocks, lambda block: [to_hex(block), 0], (MISC_ERROR, INVALID_ADDRESS_OR_KEY)
+        )
+        for block, raw in found.items():
+            _check_is(raw, block)
+        return found
 
     async def chain_info(self) -> ChainInfo:
         """Which chain the node is on, and how far."""
@@ -254,17 +277,23 @@ class BitcoindRpc(JsonRpc):
         method: str,
         things: Collection[K],
         params: Callable[[K], Sequence[object]],
+        absent: Collection[int] = (INVALID_ADDRESS_OR_KEY,),
     ) -> dict[K, T]:
-        """The answers of a batch by what was asked for, without the unknown ones (code -5, or null)."""
+        """The answers of a batch by what was asked for, without the unknown ones (a code of `absent`, or null)."""
         found = {}
         outcomes = await self.batch([(method, params(thing)) for thing in things])
         for thing, outcome in zip(things, outcomes, strict=True):
             if isinstance(outcome, RpcError):
-                if outcome.code != INVALID_ADDRESS_OR_KEY:
+                if outcome.code not in absent:
                     raise outcome
             elif outcome is not None:
                 found[thing] = _understood(read, method, outcome)
         return found
+
+
+def _check_is(raw: bytes, block: bytes) -> None:
+    if block_hash(raw) != block:
+        raise Broken(f"the node answers another block than {to_hex(block)}")
 
 
 def _understood(read: Callable[[Any], T], method: str, result: Json) -> T:

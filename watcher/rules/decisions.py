@@ -6,7 +6,6 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any
 
 from watcher.rules.anomalies import judge_at, judge_at_height, report, report_at_height
 from watcher.rules.invoice import Moment, Step, settle
@@ -14,6 +13,7 @@ from watcher.rules.ledger import position
 from watcher.rules.money import btc_text
 from watcher.rules.payloads import EventHead, anomaly_event, status_event
 from watcher.rules.record import Invoice
+from watcher.rules.timeline import Note
 from watcher.rules.types import Payment, Status
 
 
@@ -25,14 +25,6 @@ class Told:
     sequence: int
     body: bytes
     id: str
-
-
-@dataclass(frozen=True, slots=True)
-class Note:
-    """A line of the invoice's timeline."""
-
-    kind: str
-    detail: dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)

@@ -67,6 +67,11 @@ class TxFacts:
     evicted_at: datetime | None = None
 
     @property
+    def is_present(self) -> bool:
+        """In the mempool or in a block."""
+        return self.state in (TxState.MEMPOOL, TxState.ANCHORED)
+
+    @property
     def is_taken_back(self) -> bool:
         """Another transaction took its money: replaced in the mempool, or conflicted by a block."""
         return self.state in (TxState.REPLACED, TxState.CONFLICTED)

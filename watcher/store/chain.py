@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from watcher.rules.chain import Arrival, Tracked
 from watcher.rules.types import BlockId, TxFacts
@@ -128,14 +128,24 @@ async def ours(connection: Connection, scripts: Iterable[bytes]) -> set[bytes]:
     return {row["script_pubkey"] for row in rows}
 
 
-async def evicted_bodies(connection: Connection) -> list[bytes]:
-    """The raw transactions that only left the mempool, those with evicted parents last."""
-    rows = await connection.fetch(
-        """SELECT t.raw FROM tx t WHERE t.state = 'evicted'
-           ORDER BY EXISTS (SELECT FROM tx_input i JOIN tx p ON p.txid = substr(i.outpoint, 1, 32)
-                            WHERE i.txid = t.txid AND p.state = 'evicted')"""
-    )
-    return [row["raw"] for row in rows]
+# A node forgets what waited for 336 hours (DEFAULT_MEMPOOL_EXPIRY_HOURS of Bitcoin Core), and so do we.
+OFFERED_FOR = timedelta(hours=336)
+
+_EVICTED_BODIES = """
+WITH RECURSIVE gone AS (SELECT txid, raw FROM tx WHERE state = 'evicted' AND evicted_at > $1 AND raw IS NOT NULL),
+line(txid, ancestor, generation) AS (
+  SELECT txid, txid, 0 FROM gone
+  UNION SELECT l.txid, g.txid, l.generation + 1
+  FROM line l JOIN tx_input i ON i.txid = l.ancestor JOIN gone g ON g.txid = substr(i.outpoint, 1, 32)
+)
+SELECT raw FROM gone JOIN (SELECT txid, max(generation) AS generation FROM line GROUP BY txid) o USING (txid)
+ORDER BY generation
+"""
+
+
+async def evicted_bodies(connection: Connection, now: datetime) -> list[bytes]:
+    """The raw transactions that only left the mempool, parents before their children; not those of long ago."""
+    return [row["raw"] for row in await connection.fetch(_EVICTED_BODIES, now - OFFERED_FOR)]
 
 
 _SAVE_FACTS = """
@@ -143,7 +153,9 @@ UPDATE tx t SET state = n.state, anchor_height = n.anchor_height, anchor_hash = 
   conflict_height = n.conflict_height, evicted_at = n.evicted_at
 FROM unnest($1::bytea[], $2::text[], $3::int[], $4::bytea[], $5::bytea[], $6::int[], $7::timestamptz[])
   AS n(txid, state, anchor_height, anchor_hash, gone_by, conflict_height, evicted_at)
+JOIN tx old USING (txid)
 WHERE t.txid = n.txid
+RETURNING old.txid, old.state, old.anchor_height, old.anchor_hash, old.gone_by, old.conflict_height, old.evicted_at
 """
 
 _INSERT_TX = """
@@ -164,9 +176,10 @@ def _fact_row(facts: TxFacts) -> tuple[object, ...]:
     )  # fmt: skip
 
 
-async def save_facts(connection: Connection, facts: Sequence[TxFacts]) -> None:
-    """Write the changed facts of tracked transactions."""
-    await connection.execute(_SAVE_FACTS, *columns([_fact_row(item) for item in facts], 7))
+async def save_facts(connection: Connection, facts: Sequence[TxFacts]) -> dict[bytes, TxFacts]:
+    """Write the changed facts of tracked transactions; what they were before, by txid."""
+    rows = await connection.fetch(_SAVE_FACTS, *columns([_fact_row(item) for item in facts], 7))
+    return {row["txid"]: tx_facts(row) for row in rows}
 
 
 async def insert_arrivals(connection: Connection, arrivals: Sequence[Arrival]) -> None:

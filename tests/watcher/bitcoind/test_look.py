@@ -132,6 +132,41 @@ async def test_a_reorg_that_double_spends_a_parent_takes_its_child_along(watchin
     assert (await watching.told(invoice))[-1] == ("INVALID", NOTHING)
 
 
+@pytest.mark.parametrize("is_mined", [False, True])
+async def test_a_reorg_that_double_spends_a_parent_which_was_mined_before_its_child_came(
+    watching: Watching, *, is_mined: bool
+):
+    """The parent is no business of ours, and was never in the mempool together with its child."""
+    invoice, address = await watching.invoice(confirmations=3)
+    parent = await watching.chain.pay(await watching.chain.payer.address(), DUE)
+    await watching.chain.mine()
+    await watching.whole()
+    child = await watching.chain.pay_from(parent, address, DUE)
+    if is_mined:
+        await watching.chain.mine()
+    await watching.whole()
+    assert await watching.told(invoice) == [("UNCONFIRMED", PAID)]
+    await watching.chain.reorg(1 + is_mined, conflict_of=parent)
+    await watching.whole()
+    assert await watching.facts(child) == await watching.truth(child) == [("conflicted", None)]
+    assert await watching.told(invoice) == [("UNCONFIRMED", PAID), ("INVALID", NOTHING)]
+
+
+async def test_a_parent_that_a_reorg_makes_unconfirmed_can_be_replaced(watching: Watching):
+    invoice, address = await watching.invoice(confirmations=3)
+    parent = await watching.chain.pay(await watching.chain.payer.address(), DUE)
+    await watching.chain.mine()
+    await watching.whole()
+    child = await watching.chain.pay_from(parent, address, DUE)
+    await watching.whole()
+    await watching.chain.reorg(1)
+    await watching.whole()
+    assert await watching.facts(parent, child) == [("mempool", None)] * 2
+    await watching.chain.cancel(parent)
+    await watching.part(removed=[child])
+    assert await watching.told(invoice) == [("UNCONFIRMED", PAID), ("INVALID", NOTHING)]
+
+
 # While the node moves
 
 

@@ -14,7 +14,7 @@ from watcher.bitcoind.decode import (
     parse_transaction,
     to_hex,
 )
-from watcher.bitcoind.jsonrpc import NodeUnreachable, RpcError
+from watcher.bitcoind.jsonrpc import JsonRpc, NodeUnreachable, RpcError
 from watcher.bitcoind.rpc import BitcoindRpc, BlockPruned, ZmqNotification
 from watcher.runtime.errors import Broken, Rejected
 
@@ -85,6 +85,50 @@ class TestBlocks:
             if not ours.is_coinbase:
                 assert ours.inputs == tuple(outpoint(from_hex(txin["txid"]), txin["vout"]) for txin in theirs["vin"])
 
+    async def test_rest_is_used_where_it_is_offered(self, chain, rpc, monkeypatch):
+        asked = []
+
+        async def call(self, method, *params):
+            asked.append(method)
+            return await JsonRpc.call(self, method, *params)
+
+        monkeypatch.setattr(BitcoindRpc, "call", call)
+        (mined,) = await chain.mine()
+        assert block_hash(await rpc.block(from_hex(mined))) == from_hex(mined)
+        assert asked == []
+        with pytest.raises(RpcError):
+            await rpc.block(UNKNOWN)
+        await rpc.block(from_hex(mined))
+        assert asked == ["getblock"], "that a block is unknown says nothing about REST"
+
+    @pytest.mark.parametrize("answer", ["refused", "other bytes", "silence"])
+    async def test_without_rest_blocks_come_over_rpc(self, bitcoind, tmp_path, answer, monkeypatch):
+        node = Node(bitcoind, tmp_path / "node", zmq=False, extra_args=["-rest=0"])
+        asked = []
+
+        async def fetch(self, path):
+            asked.append(path)
+            return {"refused": await JsonRpc.fetch(self, path), "other bytes": b"<html>", "silence": None}[answer]
+
+        monkeypatch.setattr(BitcoindRpc, "fetch", fetch)
+        try:
+            await node.start()
+            async with BitcoindRpc(node.rpc_url, (node.rpc_user, node.rpc_password)) as rpc:
+                for _ in range(2):
+                    genesis = await rpc.block_hash_at(0)
+                    assert block_hash(await rpc.block(genesis)) == genesis
+        finally:
+            await node.kill()
+        assert len(asked) == 1, "a node that offers none is not asked for each block"
+
+    async def test_many_blocks_are_asked_for_at_once(self, chain, rpc):
+        await chain.mine(3)
+        tip = await rpc.block_header(await rpc.best_block_hash())
+        hashes = await rpc.block_hashes(tip.height - 2, tip.height)
+        assert hashes == [await rpc.block_hash_at(height) for height in range(tip.height - 2, tip.height + 1)]
+        assert await rpc.block_hashes(tip.height, tip.height + 5) == [tip.hash]
+        assert await rpc.blocks([*hashes, UNKNOWN]) == {block: await rpc.block(block) for block in hashes}
+
     async def test_a_pruned_block_says_so(self, bitcoind, tmp_path):
         arguments = ["-prune=1", "-fastprune"]
         node = Node(bitcoind, tmp_path / "pruned", zmq=False, extra_args=arguments)
@@ -101,7 +145,8 @@ class TestBlocks:
                 with pytest.raises(BlockPruned) as caught:
                     await rpc.block(gone)
                 assert caught.value.code == -1
-                assert await rpc.block(await rpc.block_hash_at(last_gone + 1))
+                kept = await rpc.block_hash_at(last_gone + 1)
+                assert await rpc.blocks([gone, kept]) == {kept: await rpc.block(kept)}
         finally:
             await node.kill()
 

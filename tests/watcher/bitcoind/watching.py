@@ -59,6 +59,10 @@ class Interrupted(BitcoindRpc):
         await self._about_to_ask(method)
         return await super().call(method, *params)
 
+    async def fetch(self, path: str) -> bytes | None:
+        await self._about_to_ask("getblock")  # REST is asked for nothing else
+        return await super().fetch(path)
+
     async def batch(self, calls: Sequence[tuple[str, Sequence[object]]]) -> list[Any]:
         if calls:
             await self._about_to_ask(calls[0][0])

@@ -46,6 +46,11 @@ def test_only_another_transaction_takes_money_back(tx: TxFacts, *, is_taken_back
     assert tx.is_taken_back == is_taken_back
 
 
+def test_evicted_money_is_neither_present_nor_taken_back() -> None:
+    assert [tx.is_present for tx in (in_mempool("A"), in_block("A", "101a"))] == [True, True]
+    assert [tx.is_present for tx in (evicted("A", 0), replaced("A"), conflicted("A"))] == [False] * 3
+
+
 @pytest.mark.parametrize("kind", CLASSES, ids=lambda kind: kind.__name__)
 def test_values_are_frozen_and_slotted(kind: type) -> None:
     """Nobody changes a fact in place, and no attribute comes to be by a misspelling."""

@@ -148,10 +148,17 @@ async def test_scripts_are_compared_byte_by_byte(pool):
     assert await chain.ours(pool, asked) == {ours}
 
 
-async def test_evicted_parents_are_offered_before_their_children(pool):
+async def test_a_family_that_was_evicted_is_offered_in_the_order_in_which_it_spends(pool):
     world = await World.begin(pool)
-    parent = await world.tx("parent")
-    child = await world.tx("child", spends=parent.change)
-    evicted = [tx.arrival(TxFacts(tx.txid, TxState.EVICTED, evicted_at=world.now), world.now) for tx in (child, parent)]
+    line = [await world.tx("first")]
+    for name in ("second", "third", "fourth"):
+        line.append(await world.tx(name, spends=line[-1].change))
+    old = await world.tx("long gone")
+    evicted_at = {old: world.now - timedelta(days=15)}
+    evicted = [
+        tx.arrival(TxFacts(tx.txid, TxState.EVICTED, evicted_at=evicted_at.get(tx, world.now)), world.now)
+        for tx in (line[2], old, line[3], line[0], line[1])
+    ]
     await chain.insert_arrivals(pool, evicted)
-    assert await chain.evicted_bodies(pool) == [b"parent", b"child"]
+    now = world.now + timedelta(seconds=1)
+    assert await chain.evicted_bodies(pool, now) == [tx.name.encode() for tx in line]

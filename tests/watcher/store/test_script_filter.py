@@ -1,6 +1,7 @@
 """The filter says no only for scripts that were never derived, whenever and by whomever they were."""
 
 from tests.support import add_project
+from watcher.rules.bitmap import Bitmap
 from watcher.store.script_filter import ScriptFilter
 
 
@@ -35,6 +36,6 @@ async def test_what_was_derived_later_of_a_known_descriptor_is_found(pool):
 
 async def test_a_maybe_of_the_bitmap_is_settled_by_the_database(pool):
     await add_project(pool, scripts(0, 1))
-    wanted = ScriptFilter(bytearray(b"\xff" * (1 << 23)))
+    wanted = ScriptFilter(Bitmap(bytearray(b"\xff" * (1 << 23))))
     foreign = [b"\x00\x14" + bytes([number]) * 20 for number in range(1, 200)]
     assert await wanted.ours(pool, foreign) == set()

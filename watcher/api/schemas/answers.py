@@ -206,6 +206,7 @@ class TimelineLine(Model):
     id: Text
     at: Time
     kind: Text
+    text: Text = Field(description="The line in words.")
     detail: dict[str, Any]
 
 
