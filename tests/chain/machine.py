@@ -68,7 +68,6 @@ LIVES_SECONDS = (5, 60, 100_000, 10_000_000)
 WAITS_SECONDS = (1, 10, 100, 100_000)
 VANISH_SECONDS = 73 * 3600
 
-
 WATCHERS = ("steady", "killed", "deaf")
 _TABLES = """
 SELECT string_agg(quote_ident(tablename), ', ') FROM pg_tables
@@ -275,11 +274,10 @@ class Machine:
         self.by_txid: dict[str, Made] = {}
         self.watchers: list[Watcher] = []
         self.cleaning = AsyncExitStack()
-        self.heard: set[str] = set()
+        self.heard: set[str] = set()  # the mempool when they were last told of it
         self.invalid: list[str] = []
-        self.steps: int | None = None
+        self.steps: int | None = None  # of the killed one, until its next look at everything
         self.must_restart = False
-        self.lives: list[int] = []
         self.log: list[str] = []
 
     @classmethod

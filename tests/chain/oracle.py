@@ -21,6 +21,7 @@ METHOD_NOT_FOUND = -32601
 EVICTION_LIMIT_SECONDS = 72 * 3600
 ANOMALY_DEPTH = 2
 FINAL = ("EXPIRED", "INVALID")
+THERE = ("mempool", "anchored")
 
 Outpoint = tuple[str, int]
 
@@ -121,20 +122,15 @@ class Oracle:
         """Whether it is in the chain or in the mempool."""
         return txid in self.truth.mined or txid in self.truth.pooled
 
-    def is_taken(self, txid: str, *, in_pool: bool, only_ours: bool = False) -> bool:
-        """Whether a block (or a mempool transaction) took an input of it, or of an ancestor that is gone with it.
-
-        `only_ours` leaves out ancestors that pay no invoice.
-        """
+    def is_taken(self, txid: str, *, in_pool: bool) -> bool:
+        """Whether a block (or a mempool transaction) took an input of it, or of an ancestor that is gone with it."""
         if txid not in self.bodies or self.is_there(txid):
-            return False
-        if only_ours and not list(self.outputs_of(txid)):
             return False
         spenders = [self.truth.spent_in_chain, *([self.truth.spent_in_pool] if in_pool else [])]
         body = self.bodies[txid]
         if any(spent in taken for taken in spenders for spent in body.inputs):
             return True
-        return any(self.is_taken(parent, in_pool=in_pool, only_ours=only_ours) for parent, _ in body.inputs)
+        return any(self.is_taken(parent, in_pool=in_pool) for parent, _ in body.inputs)
 
     def states_of(self, txid: str) -> set[str]:
         """What a watcher that is up to date may say of it."""
@@ -232,6 +228,8 @@ class Memory:
     reported: set[Outpoint] = field(default_factory=set)
     judged: set[Outpoint] = field(default_factory=set)
     evicted: dict[Outpoint, int] = field(default_factory=dict)  # those that were so at the last check, and since when
+    present: set[Outpoint] = field(default_factory=set)
+    held: set[Outpoint] = field(default_factory=set)  # what counted in closed sets of invoices that were not final
 
 
 _INVOICES = "SELECT *, extract(epoch FROM expires_at)::bigint AS expires FROM invoice ORDER BY id"
@@ -257,12 +255,18 @@ async def check(oracle: Oracle, sql: Any, memory: Memory, now: int, *, is_comple
         judgement.check_counted()
         judgement.check_turn(before)
         judgement.check_walk(before, memory.judged)
+        judgement.check_heirs(memory)
         if is_complete:
             judgement.check_status()
         memory.standing[number] = invoice["status"], invoice["set_closed"], invoice["reached_due"]
         await _check_events(oracle, sql, invoice, paid[number], memory, is_complete=is_complete)
         await _check_ledger(sql, invoice, paid[number])
     _check_evictions([row for rows in paid.values() for row in rows], memory)
+    open_ones = [number for number, invoice in invoices.items() if invoice["status"] not in FINAL]
+    memory.held = {
+        _outpoint(row) for number in open_ones for row in paid[number] if row["in_closed_set"] and row["counted"]
+    }
+    memory.present = {_outpoint(row) for rows in paid.values() for row in rows if row["state"] in THERE}
     memory.judged = {_outpoint(row) for rows in paid.values() for row in rows if row["judged"]}
     await _check_balance(sql, paid, invoices)
 
@@ -284,19 +288,11 @@ def _check_payments(oracle: Oracle, paid: dict[int, list[Any]], memory: Memory) 
     assert not missing, f"not stored: {missing}"
     for (txid, vout), (number, row) in rows.items():
         assert (vout, row["amount_sat"], number) in set(oracle.outputs_of(txid)), f"invented: {txid}"
-        assert row["state"] in _allowed(oracle, txid), f"{txid} is {row['state']}, not {oracle.states_of(txid)}"
+        assert row["state"] in oracle.states_of(txid), f"{txid} is {row['state']}, not {oracle.states_of(txid)}"
         height, block = oracle.truth.mined.get(txid, (None, None))
         assert (row["anchor_height"], row["anchor"] and _hex(row["anchor"])) == (height, block), f"anchor of {txid}"
         legal = oracle.first_seen(txid, number, memory.looks)
         assert row["seen"] in legal, f"{txid} was first seen at {row['seen']}, not at one of {sorted(legal)}"
-
-
-def _allowed(oracle: Oracle, txid: str) -> set[str]:
-    """Of what is gone because of an ancestor that pays no invoice, only that it is gone is certain."""
-    states = oracle.states_of(txid)
-    if states <= {"conflicted", "replaced"} and not oracle.is_taken(txid, in_pool=True, only_ours=True):
-        return states | {"evicted", "replaced"}
-    return states
 
 
 class _Judgement:
@@ -309,7 +305,7 @@ class _Judgement:
     def _is_money(self, row: Any) -> bool:
         if row["state"] == "evicted":
             return self.now < row["evicted"] + EVICTION_LIMIT_SECONDS
-        return row["state"] in ("mempool", "anchored")
+        return row["state"] in THERE
 
     def check_counted(self) -> None:
         """What counts is what is there, and in time or in the closed set."""
@@ -385,6 +381,15 @@ class _Judgement:
                 return "closed", {_outpoint(row) for row in known}
         return "", set()
 
+    def check_heirs(self, memory: Memory) -> None:
+        """What comes in the place of a payment that closed the set counts as that did, in whatever order they came."""
+        lost = [row for row in self.rows if _outpoint(row) in memory.held and row["state"] not in (*THERE, "evicted")]
+        inputs = {spent for row in lost for spent in self.oracle.bodies[_hex(row["txid"])].inputs}
+        for row in self.rows:
+            is_new = row["state"] in THERE and _outpoint(row) not in memory.present
+            if is_new and inputs & set(self.oracle.bodies[_hex(row["txid"])].inputs):
+                assert row["in_closed_set"], f"no heir: {_hex(row['txid'])} of {self.where}"
+
     def _is_bump(self, row: Any, judged: set[Outpoint]) -> bool:
         """Whether it spends what a judged payment of the invoice spends: it takes its place."""
         inputs = set(self.oracle.bodies[_hex(row["txid"])].inputs)
@@ -444,7 +449,7 @@ async def _check_ledger(sql: Any, invoice: Any, rows: list[Any]) -> None:
     """Every satoshi is in the one place where it belongs."""
     accounts: Counter[str] = Counter()
     for row in rows:
-        is_there = row["state"] in ("mempool", "anchored") or (row["state"] == "evicted" and row["counted"])
+        is_there = row["state"] in THERE or (row["state"] == "evicted" and row["counted"])
         if row["judged"] and is_there:
             accounts[_account(invoice["status"], row)] += row["amount_sat"]
     expected = {**accounts, "chain": -sum(accounts.values())} if accounts else {}
