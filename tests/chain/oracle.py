@@ -247,15 +247,18 @@ async def check(oracle: Oracle, sql: Any, memory: Memory, now: int, *, is_comple
     paid = defaultdict(list)
     for row in await sql.fetch(_PAYMENTS):
         paid[numbers[row["script_pubkey"].hex()]].append(row)
+    # Who has only heard of nothing does not know of a new block yet.
+    is_current = is_complete or _hex(await sql.fetchval("SELECT tip_hash FROM chain_state")) == oracle.truth.tip
     if is_complete:
         _check_payments(oracle, paid, memory)
     for number, invoice in invoices.items():
         judgement = _Judgement(oracle, invoice, oracle.asks[number], paid[number], now)
         before = memory.standing.get(number, ("NEW", False, False))
         judgement.check_counted()
-        judgement.check_turn(before)
-        judgement.check_walk(before, memory.judged)
-        judgement.check_heirs(memory)
+        if is_current:
+            judgement.check_turn(before)
+            judgement.check_walk(before, memory.judged)
+            judgement.check_heirs(memory)
         if is_complete:
             judgement.check_status()
         memory.standing[number] = invoice["status"], invoice["set_closed"], invoice["reached_due"]
@@ -300,7 +303,14 @@ class _Judgement:
 
     def __init__(self, oracle: Oracle, invoice: Any, ask: Ask, rows: list[Any], now: int) -> None:
         self.oracle, self.invoice, self.ask, self.rows, self.now = oracle, invoice, ask, rows, now
-        self.where = f"invoice {invoice['id']}: {dict(invoice)}"
+        self.where = (
+            f"{invoice['status']} ({invoice['reason']}), paid {invoice['paid_sat']}, at {now}: {ask}"
+            + "".join(
+                f"\n  {_hex(row['txid'])}:{row['vout']} {row['amount_sat']} {row['state']} seen {row['seen']}"
+                f"{' counted' * row['counted']}{' in the closed set' * row['in_closed_set']}"
+                for row in rows
+            )
+        )
 
     def _is_money(self, row: Any) -> bool:
         if row["state"] == "evicted":
