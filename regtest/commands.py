@@ -278,7 +278,7 @@ async def _down(directory: Path, *, delete: bool) -> Outcome:
 
 def _delete(directory: Path) -> None:
     """Remove what `up` has made but PostgreSQL's data, and the directory if nothing else is in it."""
-    for made in ("bitcoind", "logs"):
+    for made in ("bitcoind", "logs", "state"):
         shutil.rmtree(directory / made, ignore_errors=True)
     for made in ("sink.jsonl", "state.json", "lock"):
         (directory / made).unlink(missing_ok=True)

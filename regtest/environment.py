@@ -183,6 +183,7 @@ class Environment:
     async def _role_environment(self) -> dict[str, str]:
         settings = {
             "database_url": self.state.database,
+            "state_directory": str(self.directory / "state"),
             "network": "regtest",
             "bitcoind_url": self.state.rpc_url,
             "bitcoind_user": self.state.rpc_user,

@@ -34,6 +34,9 @@ class Mutant:
 
 
 MUTANTS = (
+    Mutant("the last unpaid run is never the longest", "gaps", "max(longest, current)", "longest"),
+    Mutant("a paid address ends no unpaid run", "gaps", ", index + 1", ", free_from"),
+    Mutant("an address that was not given out ends a run", "gaps", "index < next_index", "index <= next_index"),
     Mutant(
         "expiry is judged in the last second in time", "invoice",
         "EXPIRY_GRACE = timedelta(seconds=1)", "EXPIRY_GRACE = timedelta(seconds=0)",

@@ -12,13 +12,14 @@ from typing import TypeVar
 import structlog
 
 from watcher import confirmation
-from watcher.bitcoind.addresses import NodeAddressSource
+from watcher.bitcoind.addresses import AddressKeeper, NodeAddressSource
 from watcher.bitcoind.client import node_client
 from watcher.bitcoind.feed import Feed
 from watcher.bitcoind.jsonrpc import NodeUnreachable, NodeWarmingUp, RpcError
 from watcher.bitcoind.look import Look
 from watcher.bitcoind.rpc import BitcoindRpc, ChainInfo
 from watcher.bitcoind.zmq import Doorbell
+from watcher.descriptors import GapGuard
 from watcher.pipeline import LeaseLost, Pipeline
 from watcher.rules.types import BlockId
 from watcher.runtime import log as logging
@@ -28,7 +29,8 @@ from watcher.runtime.db import Pool, open_pool, passing_errors_as_transient
 from watcher.runtime.errors import Misconfigured, Transient, Unavailable
 from watcher.runtime.metrics import serve_metrics
 from watcher.runtime.service import run_role, stopped_within
-from watcher.store import chain, descriptors, idempotency, service
+from watcher.store import chain, idempotency, service
+from watcher.store.witness import Witness
 
 log = structlog.get_logger()
 
@@ -61,6 +63,7 @@ class Watcher:
                 open_pool(settings.database_url, settings.database_pool_size, self.holder)
             )
             await migrate.check(pool)
+            witness = stack.enter_context(Witness(settings.state_directory))
             rpc = await stack.enter_async_context(node_client(settings))
             if not await self._begin(pool, rpc, stop):
                 return
@@ -70,17 +73,18 @@ class Watcher:
             if epoch is None:
                 return
             pipeline = Pipeline(pool, settings.base_url, epoch)
+            addresses = AddressKeeper(pool, NodeAddressSource(rpc, settings.network), witness)
             feed = Feed(
                 rpc, pool, pipeline, Look(rpc, pool, settings.reorg_limit_blocks), bell,
-                settings.poll_interval_seconds, settings.heartbeat_seconds,
+                settings.poll_interval_seconds, settings.heartbeat_seconds, addresses,
             )  # fmt: skip
-            await self._follow(feed, pool, rpc, epoch, stop)
+            await self._follow(feed, pool, addresses, epoch, stop)
             await _tried(service.release_lease(pool, epoch), "watcher.lease_not_released")
 
-    async def _follow(self, feed: Feed, pool: Pool, rpc: BitcoindRpc, epoch: int, stop: asyncio.Event) -> None:
+    async def _follow(self, feed: Feed, pool: Pool, addresses: AddressKeeper, epoch: int, stop: asyncio.Event) -> None:
         async with asyncio.TaskGroup() as tasks:
             keeper = tasks.create_task(self._keep_lease(pool, epoch, stop))
-            upkeep = tasks.create_task(self._upkeep(pool, rpc, stop))
+            upkeep = tasks.create_task(self._upkeep(pool, addresses, stop))
             await feed.run(stop)
             keeper.cancel()
             upkeep.cancel()
@@ -104,13 +108,14 @@ class Watcher:
             if await _tried(service.renew_lease(pool, epoch), "watcher.lease_not_renewed") is False:
                 raise LeaseLost("another watcher has taken over")
 
-    async def _upkeep(self, pool: Pool, rpc: BitcoindRpc, stop: asyncio.Event) -> None:
-        """What is nobody's change: clicks whose API process died, old answers, addresses ahead of need."""
-        source = NodeAddressSource(rpc, self.settings.network)
+    async def _upkeep(self, pool: Pool, addresses: AddressKeeper, stop: asyncio.Event) -> None:
+        """What is nobody's change: clicks whose API process died, old answers, addresses ahead of need, their gaps."""
+        gaps = GapGuard(pool, self.settings.gap_limit)
         while not await stopped_within(stop, UPKEEP_SECONDS):
             await _tried(confirmation.sweep(pool), "watcher.upkeep_failed")
             await _tried(idempotency.forget_old(pool, datetime.now(UTC)), "watcher.upkeep_failed")
-            await _tried(descriptors.top_up(pool, source), "watcher.upkeep_failed")
+            await _tried(addresses.keep(), "watcher.upkeep_failed")
+            await _tried(gaps.check(), "watcher.upkeep_failed")
 
     async def _begin(self, pool: Pool, rpc: BitcoindRpc, stop: asyncio.Event) -> bool:
         """Refuse another chain than the one we know; on the first start, begin at the node's tip.

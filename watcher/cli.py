@@ -7,6 +7,7 @@ Exit codes: 0 done, 1 failed, 2 wrong usage, 3 not found, 4 rejected, 5 nobody t
 import asyncio
 import json
 import platform
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -28,9 +29,11 @@ def _group(text: str) -> typer.Typer:
 app = _group("A self-hosted Bitcoin payment watcher and notifier.")
 db = _group("The database's schema.")
 key = _group("Keys of the API.")
+descriptor = _group("Descriptors: which addresses were given out, and which may be next.")
 config = _group("Settings.")
 app.add_typer(db, name="db")
 app.add_typer(key, name="key")
+app.add_typer(descriptor, name="descriptor")
 app.add_typer(config, name="config")
 
 
@@ -104,23 +107,89 @@ def _audit(
     *,
     from_height: Annotated[int | None, typer.Option(min=0, help="First block; default: 1,000 blocks.")] = None,
     to_height: Annotated[int | None, typer.Option(min=0, help="Last block; default: our tip.")] = None,
+    utxo: Annotated[
+        bool,
+        typer.Option(
+            "--utxo",
+            help="Compare with the node's unspent outputs instead of blocks. That reaches back to the first block, on "
+            "a pruned node too, and to addresses that were never derived here. It proves nothing about outputs that "
+            "were spent since, nor about the mempool. Takes minutes on mainnet.",
+        ),
+    ] = False,
+    beyond: Annotated[
+        int | None,
+        typer.Option(min=0, max=1_000_000, help="With --utxo: so many indexes after the derived ones. [default: 1000]"),
+    ] = None,
+    heal: Annotated[
+        bool,
+        typer.Option(
+            "--heal",
+            help="Make what was found wrong what the node says, and have the watcher judge it. Needs --reason.",
+        ),
+    ] = False,
+    reason: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="With --heal: why; it is kept with what was done.")
+    ] = None,
     as_json: Json = False,
 ) -> int:
-    """Prove payments against the node, and the ledger against the payments. Exits 1 with findings."""
+    """Prove payments against the node, and all books against the payments. Exits 1 with findings.
+
+    Without --heal nothing is written. With it, exits 1 when something cannot be healed.
+    """
+    from watcher.audit import DEFAULT_BEYOND, Scope
+
+    if utxo and (from_height is not None or to_height is not None):
+        raise typer.BadParameter("heights and unspent outputs are two audits: run one after the other")
+    if beyond is not None and not utxo:
+        raise typer.BadParameter("only unspent outputs are looked for beyond: give --utxo too", param_hint="--beyond")
+    if heal and not (reason and reason.strip()):
+        raise typer.BadParameter("healing needs a reason, which is kept with what is done", param_hint="--reason")
+    if reason is not None and not heal:
+        raise typer.BadParameter("a reason is for --heal alone", param_hint="--reason")
+    scope = Scope(from_height, to_height, utxo, DEFAULT_BEYOND if beyond is None else beyond)
+    work = _heal(settings, scope, reason, as_json) if heal and reason else _examine(settings, scope, as_json)
+    return 0 if asyncio.run(work) else 1
+
+
+async def _examine(settings: Settings, scope: Any, as_json: bool) -> bool:  # noqa: FBT001 - the option
+    """Tell what does not agree; whether all agrees."""
     from watcher.audit import examine
+    from watcher.rules.audit import Note
+    from watcher.rules.heal import Remedy, remedy_of
 
-    async def tell() -> int:
-        count = 0
-        async for finding in examine(settings, from_height, to_height):
-            count += 1
-            told = {"kind": finding.kind, "what": finding.what, "detail": finding.detail}
-            _say(told, f"{finding.kind:13}{finding.what}: {finding.detail}", as_json)
-        return count
-
-    count = asyncio.run(tell())
+    count = 0
+    async for result in examine(settings, scope):
+        if isinstance(result, Note):
+            typer.echo(f"note: {result.text}", err=True)
+            continue
+        count += 1
+        told: dict[str, Any] = {"kind": result.kind, "what": result.what, "detail": result.detail}
+        told |= {"healable": remedy_of(result) is not Remedy.NONE}
+        _say(told, f"{result.kind:17}{result.what}: {result.detail}", as_json)
     if not as_json:
         typer.echo(f"{count} findings" if count else "everything agrees")
-    return 1 if count else 0
+    return not count
+
+
+async def _heal(settings: Settings, scope: Any, reason: str, as_json: bool) -> bool:  # noqa: FBT001 - the option
+    """Heal, and tell what became of each finding; whether all is healed."""
+    from watcher.heal import heal
+    from watcher.rules.audit import Note
+
+    done = left = 0
+    async for result in heal(settings, scope, reason):
+        if isinstance(result, Note):
+            typer.echo(f"note: {result.text}", err=True)
+            continue
+        done, left = done + result.done, left + (not result.done)
+        finding = result.finding
+        told: dict[str, Any] = {"kind": finding.kind, "what": finding.what, "detail": finding.detail}
+        told |= {"healed": True} if result.done else {"healed": False, "advice": result.advice}
+        text = f"{'healed' if result.done else 'LEFT':7}{finding.kind:17}{finding.what}: {finding.detail}"
+        _say(told, text if result.done else f"{text}\n{'':24}hint: {result.advice}", as_json)
+    if not as_json:
+        typer.echo(f"{done} healed, {left} left" if done or left else "everything agrees")
+    return not left
 
 
 def _db_upgrade(settings: Settings) -> int:
@@ -159,6 +228,54 @@ def _key_create(
     return 0
 
 
+Descriptor = Annotated[str, typer.Argument(metavar="DESCRIPTOR", help="A descriptor, or its id in the list.")]
+
+
+def _descriptor_list(settings: Settings, *, as_json: Json = False) -> int:
+    """List the descriptors, and how many addresses in a row nobody paid. Exits 1 when that is beyond gap_limit."""
+    from watcher.descriptors import listing
+
+    is_well = True
+    for one in asyncio.run(listing(settings)):
+        is_beyond = one.runs.longest > settings.gap_limit
+        is_well = is_well and not is_beyond
+        told = {
+            "id": one.id, "descriptor": one.descriptor, "nextIndex": one.next_index, "derived": one.derived,
+            "longestUnpaidRun": one.runs.longest, "currentUnpaidRun": one.runs.current, "beyondGapLimit": is_beyond,
+        }  # fmt: skip
+        unpaid = f"unpaid in a row: {one.runs.longest} at the most, {one.runs.current} now"
+        lines = f"{one.id}  {one.descriptor}\n   next index {one.next_index}, derived {one.derived}, {unpaid}"
+        hint = f"\n   WARNING: beyond the gap limit of {settings.gap_limit}: paywatch descriptor export {one.id}"
+        _say(told, lines + (hint if is_beyond else ""), as_json)
+    return 0 if is_well else 1
+
+
+def _descriptor_export(settings: Settings, *, name: Descriptor, as_json: Json = False) -> int:
+    """Print what Bitcoin Core's importdescriptors takes: a wallet that has it finds the money on every address."""
+    from watcher.descriptors import export
+
+    request = json.dumps(asyncio.run(export(settings, name)))
+    typer.echo(request if as_json else f"bitcoin-cli -rpcwallet=WALLET importdescriptors {shlex.quote(request)}")
+    return 0
+
+
+def _descriptor_skip(
+    settings: Settings,
+    *,
+    name: Descriptor,
+    to: Annotated[int, typer.Option(min=1, metavar="INDEX", help="The first index that may be given out.")],
+    reason: Annotated[str, typer.Option(metavar="TEXT", help="Why; it is kept.")],
+) -> int:
+    """Pass over addresses that were given out although the database does not know it."""
+    from watcher.descriptors import skip
+
+    if not reason.strip():
+        raise typer.BadParameter("say why", param_hint="--reason")
+    raised = asyncio.run(skip(settings, name, to, reason))
+    typer.echo(f"the next index is {raised.to_index}; {raised.from_index} to {raised.to_index - 1} are passed over")
+    return 0
+
+
 app.command("watcher")(with_settings(_watcher))
 app.command("api")(with_settings(_api))
 app.command("notifier")(with_settings(_notifier))
@@ -168,6 +285,9 @@ app.command("health")(with_settings(_health, ("api_host", "api_port")))
 db.command("upgrade")(with_settings(_db_upgrade, DATABASE))
 db.command("status")(with_settings(_db_status, DATABASE))
 key.command("create")(with_settings(_key_create, DATABASE))
+descriptor.command("list")(with_settings(_descriptor_list, ("database_url", "gap_limit")))
+descriptor.command("export")(with_settings(_descriptor_export, DATABASE))
+descriptor.command("skip")(with_settings(_descriptor_skip))
 
 
 @config.command("reference")

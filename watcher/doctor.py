@@ -5,15 +5,18 @@ What rests on a thing that failed is not asked. The settings themselves are chec
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from pathlib import Path
 from urllib.parse import urlsplit
 
 from watcher.bitcoind.client import node_client
 from watcher.bitcoind.rpc import BitcoindRpc, ZmqNotification
 from watcher.bitcoind.zmq import TOPICS
+from watcher.descriptors import shown
 from watcher.runtime import migrate
 from watcher.runtime.config import Settings
-from watcher.runtime.db import connect
+from watcher.runtime.db import Connection, connect
 from watcher.runtime.errors import PaywatchError
+from watcher.store.descriptors import counters
 
 OLDEST_POSTGRES = 140000  # server_version_num: 14 is the oldest that gets updates
 
@@ -31,11 +34,29 @@ class Finding:
 async def examine(settings: Settings) -> AsyncIterator[Finding]:
     """Look at everything, in the order in which one thing rests on another."""
     yield Finding("settings", ok=True, detail="are complete and valid")
+    yield _state(settings.state_directory)
     for part in (_database(settings), _node(settings)):
         async for finding in part:
             yield finding
             if not finding.ok:
                 break
+
+
+def _state(directory: str) -> Finding:
+    """By the name alone: whoever asks may be root, and is not to make files that the roles cannot write."""
+    if not directory:
+        detail = "is kept in memory only: docs/operate.md, Restore, says what to do before a restored database is used"
+        return Finding("state", ok=True, detail=detail)
+    is_usable = Path(directory).is_dir() or not Path(directory).exists()
+    detail = f"which addresses were shown is kept in {directory}"
+    return Finding("state", is_usable, detail, "state_directory is no directory: name another")
+
+
+async def _gaps(connection: Connection, limit: int) -> Finding:
+    longest = max([(await shown(connection, row)).runs.longest for row in await counters(connection)], default=0)
+    detail = f"at most {longest} addresses in a row were not paid, the limit is {limit}"
+    hint = "see to it that the wallet looks further: `paywatch descriptor list`, then `paywatch descriptor export`"
+    return Finding("gaps", longest <= limit, detail, hint)
 
 
 async def _database(settings: Settings) -> AsyncIterator[Finding]:
@@ -51,6 +72,7 @@ async def _database(settings: Settings) -> AsyncIterator[Finding]:
         try:
             await migrate.check(connection)
             yield Finding("schema", ok=True, detail="is what this program needs")
+            yield await _gaps(connection, settings.gap_limit)
         except PaywatchError as error:
             yield _failed("schema", error)
     finally:

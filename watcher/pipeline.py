@@ -21,7 +21,7 @@ from watcher.rules.timeline import payment_note
 from watcher.runtime.db import Connection, Pool
 from watcher.runtime.errors import Transient
 from watcher.runtime.ids import new_id
-from watcher.store import chain, journal, outbox, payments, records
+from watcher.store import chain, journal, outbox, payments, records, unassigned
 
 log = structlog.get_logger()
 
@@ -61,6 +61,7 @@ class Pipeline:
             if change.connected or change.is_reorg:
                 await chain.move_tip(connection, change.fork_point.height, change.connected, change.to_tip)
             lines = await _store_facts(connection, change)
+            await unassigned.book(connection, change.txids, change.began_at)
             touched = {invoice_id for invoice_id, _, _ in lines}
             if not change.reached_tip:
                 await journal.note(connection, lines, change.began_at)

@@ -58,7 +58,15 @@ def test_ours_can_do_nothing_but_their_work(name: str) -> None:
     assert service["read_only"] is True
     assert service["cap_drop"] == ["ALL"]
     assert "no-new-privileges:true" in service["security_opt"]
-    assert not {"privileged", "cap_add", "volumes", "network_mode"} & service.keys()
+    assert not {"privileged", "cap_add", "network_mode"} & service.keys()
+
+
+def test_watcher_and_api_share_what_outlives_the_database_and_mount_nothing_else(tmp_path: Path) -> None:
+    mounted = {name: SERVICES[name]["volumes"] for name in OURS if "volumes" in SERVICES[name]}
+    assert mounted == {name: ["state:/var/lib/paywatch"] for name in ("api", "watcher")}
+    assert {settings_of(name, tmp_path).state_directory for name in mounted} == {"/var/lib/paywatch"}
+    assert "state" in COMPOSE["volumes"]
+    assert "/var/lib/paywatch" in (ROOT / "deploy" / "Containerfile").read_text()
 
 
 def interpolated(value: object) -> str:

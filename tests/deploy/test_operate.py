@@ -10,17 +10,24 @@ import pytest
 from regtest.state import NotRunning
 from watcher.bitcoind.feed import NodeSyncing, _health_of
 from watcher.bitcoind.look import DeepReorg, NodeBehind, PrunedGap
+from watcher.rules.heal import REMEDY_OF, Remedy
 from watcher.runtime.errors import Broken, Misconfigured, Rejected, Transient, Unavailable
 
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "docs" / "operate.md").read_text()
 COMMANDS = "\n".join(re.findall(r"```console\n(.*?)```", TEXT, re.DOTALL))
-VERBS = sorted(set(re.findall(r"(?<![-/])\bpaywatch ((?:db |key )?[a-z]+(?: --[a-z-]+)?)$", COMMANDS, re.MULTILINE)))
+VERBS = sorted(
+    set(
+        re.findall(
+            r"(?<![-/])\bpaywatch ((?:db |key |descriptor )?[a-z]+(?: --[a-z-]+)?)(?: \d.*)?$", COMMANDS, re.MULTILINE
+        )
+    )
+)
 SOURCES = [path for package in ("watcher", "notifier") for path in (ROOT / package).rglob("*.py")]
 
 
 def test_there_are_commands_to_check() -> None:
-    assert {"db upgrade", "doctor", "health", "key create --operator"} <= {*VERBS}
+    assert {"db upgrade", "doctor", "health", "key create --operator", "descriptor skip"} <= {*VERBS}
 
 
 @pytest.mark.parametrize("verb", VERBS)
@@ -44,6 +51,14 @@ def test_every_state_of_the_watcher_is_explained() -> None:
     errors = [error("") for error in (NodeBehind, NodeSyncing, DeepReorg, PrunedGap, Broken, Transient)]
     states = {"starting", "ok", "zmq_down", *map(_health_of, errors)}
     assert set(re.findall(r"^\| `watcher: (\w+)` ", TEXT, re.MULTILINE)) == states
+
+
+def test_every_kind_of_finding_is_explained_and_what_is_left_by_heal() -> None:
+    section = TEXT.partition("## Audit")[2].partition("\n## ")[0]
+    rows = "".join(line.rpartition(" | ")[2] for line in section.splitlines() if line.startswith("| "))
+    assert set(re.findall(r"`([a-z_]+)`", rows)) == REMEDY_OF.keys()
+    left = section.partition("cannot be had from the node:")[2].partition(".")[0]
+    assert set(re.findall(r"`(\w+)`", left)) == {kind for kind, remedy in REMEDY_OF.items() if remedy is Remedy.NONE}
 
 
 def test_every_metric_is_listed() -> None:

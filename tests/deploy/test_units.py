@@ -60,6 +60,13 @@ def test_their_sandboxes_are_one() -> None:
     assert sandbox(UNITS[0]) == sandbox(UNITS[1]) == sandbox(UNITS[2])
 
 
+def test_watcher_and_api_share_what_outlives_the_database(tmp_path: Path) -> None:
+    for unit in UNITS:
+        shared = [(name, lines_of(unit, name)) for name in ("User", "StateDirectory")]
+        assert shared == [(name, [] if "notifier" in unit.name else ["paywatch"]) for name, _ in shared]
+    assert settings_under(UNITS[0], tmp_path).state_directory == "/var/lib/paywatch"
+
+
 @each_unit
 def test_what_does_not_pass_is_not_tried_again(unit: Path) -> None:
     (codes,) = lines_of(unit, "RestartPreventExitStatus")

@@ -57,10 +57,14 @@ class Up:
         output, _ = await process.communicate()
         return process.returncode, output.decode()
 
-    async def stop(self) -> int:
-        """End it as an operator does, and remove what it made; the exit code of `up`."""
+    async def pause(self) -> int:
+        """End it as an operator does; `start` goes on where it was. The exit code of `up`."""
         self.process.terminate()
-        exit_code = await asyncio.wait_for(self.process.wait(), START_TIMEOUT_SECONDS)
+        return await asyncio.wait_for(self.process.wait(), START_TIMEOUT_SECONDS)
+
+    async def stop(self) -> int:
+        """End it, and remove what it made; the exit code of `up`."""
+        exit_code = await self.pause()
         removing = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "watcher.cli", "regtest", "down", "--delete", "--dir", str(self.directory),
             stdout=asyncio.subprocess.DEVNULL,

@@ -29,6 +29,7 @@ PURE_IMPORTS = {
 TESTED_ELSEWHERE = {
     "watcher/audit.py": "tests/e2e/test_audit.py",
     "watcher/store/audit.py": "tests/e2e/test_audit.py",
+    "watcher/store/heal.py": "tests/watcher/test_heal.py",
     "regtest/fork.py": "tests/regtest/test_chain.py",
     "regtest/wallet.py": "tests/regtest/test_chain.py",
     "regtest/system.py": "tests/regtest/test_postgres.py",

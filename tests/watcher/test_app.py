@@ -239,7 +239,7 @@ async def test_addresses_are_derived_ahead_and_a_descriptor_that_the_node_refuse
     """Such as one of a kind that another version of the node does not know."""
     await wait_for(lambda: pool.fetchval("SELECT derived_count = 1000 FROM descriptor"), START_SECONDS, "addresses")
     await pool.execute("INSERT INTO descriptor (descriptor) VALUES ('unheard(of)')")
-    await wait_logged(active, "watcher.upkeep_failed")
+    await wait_logged(active, "watcher.addresses_not_derived")
     invoice, address = await an_invoice(pool, shop)
     await chain.pay(address, 100_000)
     await wait_told(pool, invoice)

@@ -28,7 +28,7 @@ def test_help_is_the_map_and_quick():
         begin = time.perf_counter()
         done = paywatch("--help")
         assert done.returncode == 0
-        for verb in ("watcher", "api", "notifier", "doctor", "version", "sink", "regtest", "db", "key", "config"):
+        for verb in ("watcher", "api", "notifier", "doctor", "version", "sink", "regtest", "db", "key", "descriptor"):
             assert f"\n  {verb} " in done.stdout
         return time.perf_counter() - begin
 

@@ -50,7 +50,7 @@ async def findings(settings: Settings) -> dict[str, Finding]:
 
 async def test_all_is_well(settings):
     found = await findings(settings())
-    assert list(found) == ["settings", "database", "schema", "node", "network", "sync", "zmq"]
+    assert list(found) == ["settings", "state", "database", "schema", "gaps", "node", "network", "sync", "zmq"]
     assert [finding.name for finding in found.values() if not finding.ok] == []
 
 
@@ -66,6 +66,25 @@ async def test_without_a_schema(settings, postgres):
     found = await findings(settings(database_url=postgres.url))
     assert found["database"].ok
     assert found["schema"] == Finding("schema", False, "the database has no schema yet", "run `paywatch db upgrade`")
+
+
+async def test_where_it_is_kept_what_was_shown(settings, tmp_path):
+    (tmp_path / "file").touch()
+    for directory, ok in (("", True), (tmp_path, True), (tmp_path / "new", True), (tmp_path / "file", False)):
+        finding = (await findings(settings(state_directory=str(directory))))["state"]
+        assert (finding.ok, str(directory) in finding.detail) == (ok, True)
+    assert not (tmp_path / "new").exists()  # it would be root's
+
+
+async def test_too_many_unpaid_addresses_in_a_row(settings, pool):
+    await pool.execute(
+        "INSERT INTO descriptor (descriptor, next_index, derived_count) VALUES ('d', 21, 30), ('e', 9, 9)"
+    )
+    assert (await findings(settings(gap_limit=21)))["gaps"].ok
+    finding = (await findings(settings(gap_limit=20)))["gaps"]
+    assert not finding.ok
+    assert "at most 21 addresses" in finding.detail
+    assert "paywatch descriptor export" in finding.hint
 
 
 async def test_without_a_node(settings):
@@ -134,7 +153,7 @@ async def test_as_a_command_it_tells_a_line_for_each_and_exits_1(settings):
     right = {name: str(value) for name, value in settings().model_dump(include=LOOKED_AT).items()}
     done = await asyncio.to_thread(paywatch, "doctor", **right)
     assert done.returncode == 0, done.stdout
-    assert [line.split()[:2] for line in done.stdout.splitlines()][:2] == [["ok", "settings"], ["ok", "database"]]
+    assert [line.split()[:2] for line in done.stdout.splitlines()][:2] == [["ok", "settings"], ["ok", "state"]]
     done = await asyncio.to_thread(paywatch, "doctor", "--json", "--network", "main", **right)
     assert done.returncode == 1
     last = json.loads(done.stdout.splitlines()[-1])

@@ -13,6 +13,7 @@ from watcher.runtime.config import Settings
 from watcher.runtime.db import open_pool
 from watcher.runtime.metrics import listening, serve_metrics
 from watcher.runtime.service import run_role
+from watcher.store.witness import Witness
 
 # What is under way may finish for so long; confirmations that wait for an answer are finished by the watcher.
 STOP_SECONDS = 10.0
@@ -33,8 +34,9 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
         await migrate.check(pool)
         rpc = await stack.enter_async_context(node_client(settings))
         await stack.enter_async_context(serve_metrics(settings))
+        witness = stack.enter_context(Witness(settings.state_directory))
         doorbell = Doorbell()
-        context = Context(settings, pool, NodeAddressSource(rpc, settings.network), doorbell, stop)
+        context = Context(settings, pool, NodeAddressSource(rpc, settings.network), witness, doorbell, stop)
         await stack.enter_async_context(
             listening(application(context), settings.api_host, settings.api_port, "api_port", STOP_SECONDS)
         )

@@ -23,6 +23,7 @@ from watcher.runtime.db import PASSING_ERRORS, Connection, Pool
 from watcher.store import api_keys, idempotency
 from watcher.store.api_keys import Principal
 from watcher.store.descriptors import AddressSource
+from watcher.store.witness import Witness
 
 AUTHORIZATION = re.compile(r"(?:bearer|token) +(pw_(?:operator|project)_[A-Za-z0-9_-]{43})", re.IGNORECASE)
 IDEMPOTENCY_KEY = re.compile(r"[!-~]{1,255}")
@@ -43,6 +44,7 @@ class Context:
     settings: Settings
     pool: Pool
     source: AddressSource
+    witness: Witness
     doorbell: Doorbell
     stop: asyncio.Event
     deriving: asyncio.Lock = field(default_factory=asyncio.Lock)

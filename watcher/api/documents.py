@@ -63,6 +63,24 @@ def timeline_line(row: Row) -> dict[str, Any]:
     }
 
 
+def anomaly(row: Row, tip_height: int) -> dict[str, Any]:
+    """A payment that changed no invoice."""
+    txid, anchor_height = row["txid"][::-1].hex(), row["anchor_height"]
+    return {
+        "id": f"{txid}:{row['vout']}",
+        "type": row["type"],
+        "projectId": row["project_id"],
+        "invoiceId": row["invoice_id"],
+        "address": row["address"],
+        "descriptorIndex": row["index"],
+        "txid": txid,
+        "vout": row["vout"],
+        "btc": btc_text(row["amount_sat"]),
+        "confirmations": 0 if anchor_height is None else tip_height - anchor_height + 1,
+        "firstSeenAt": time_text(row["first_seen_at"]),
+    }
+
+
 def delivery(row: Row, attempts: Sequence[Row]) -> dict[str, Any]:
     """A delivery with its attempts."""
     is_pending = row["state"] == "pending"

@@ -100,7 +100,7 @@ def _not_their_fault(error: Exception) -> Problem:
     """What the asker cannot mend is logged, and told without internals."""
     if isinstance(error, Transient):
         log.warning("http.unavailable", error=error.message, hint=error.hint)
-        return unavailable("the node cannot be asked at the moment")
+        return unavailable("something that this needs is away at the moment")
     if isinstance(error, PASSING_ERRORS):
         log.warning("http.unavailable", error=str(error) or type(error).__name__)
         return unavailable("the database cannot be asked at the moment")

@@ -42,7 +42,9 @@ async def create(call: Call[NewInvoice, Nothing]) -> Answer:
 async def _derive_more(context: Context, descriptor_id: int) -> None:
     """Do what the watcher has not done in time; of many who find the addresses used up, one asks the node."""
     async with context.deriving:
-        await descriptors.top_up(context.pool, context.source, descriptors.FIRST_BATCH, only=descriptor_id)
+        await descriptors.top_up(
+            context.pool, context.source, context.witness, descriptors.FIRST_BATCH, only=descriptor_id
+        )
 
 
 async def _project(call: Call[NewInvoice, Nothing]) -> Project:
@@ -117,13 +119,18 @@ def _plain(value: Any) -> Any:
 
 
 async def _write(call: Call[NewInvoice, Nothing], project: Project, new: invoices.NewInvoice) -> Answer:
-    url = call.body.notification_url
+    """Commit the invoice on an address that was never shown, and note that it was before anybody is told of it."""
+    url, witness = call.body.notification_url, call.context.witness
+    never_below = witness.next_index(project.descriptor)
     async with call.work(is_one_statement=url is None) as connection:
         if url is not None:
             new = replace(new, endpoint_id=await projects.named_endpoint(connection, project.id, url))
-        created = await invoices.create(connection, new)
+        created = await invoices.create(connection, new, never_below)
         invoice = _record(new, created, url)
-        return await call.answer(connection, Answer(201, invoice_document(invoice, 0, call.context.settings.base_url)))
+        answer = Answer(201, invoice_document(invoice, 0, call.context.settings.base_url))
+        await call.answer(connection, answer)
+    witness.note(project.descriptor, created.index + 1)
+    return answer
 
 
 def _record(new: invoices.NewInvoice, created: invoices.Created, url: str | None) -> Invoice:

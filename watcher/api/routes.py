@@ -1,6 +1,6 @@
 """The table of all calls below `/api/v1`: the server, the OpenAPI document and `/docs` are made from it."""
 
-from watcher.api import deliveries, events, invoices, projects
+from watcher.api import anomalies, deliveries, events, invoices, projects
 from watcher.api.dispatch import Route
 from watcher.api.schemas import answers, requests
 
@@ -41,6 +41,10 @@ ROUTES = (
     Route(
         "POST", "/invoices/{id}/confirm-without-payment", invoices.confirm_without_payment,
         "Confirm a test invoice without payment", answers.Confirmation, also=(409,),
+    ),
+    Route(
+        "GET", "/anomalies", anomalies.show_all, "List money that changed no invoice", answers.AnomalyList,
+        query=requests.AnomalyPage, also=(404,),
     ),
     Route(
         "GET", "/events", events.feed, "Pull a project's events", answers.EventFeed,

@@ -12,11 +12,13 @@ from datetime import UTC, datetime
 
 import structlog
 
+from watcher.bitcoind.addresses import AddressKeeper
 from watcher.bitcoind.look import ChainMoved, DeepReorg, Look, NodeBehind, PrunedGap
 from watcher.bitcoind.rpc import BitcoindRpc
 from watcher.bitcoind.zmq import BlockConnected, BlockDisconnected, Doorbell, Event, Resync, TransactionAdded
 from watcher.bitcoind.zmq import TransactionRemoved as Removed
 from watcher.pipeline import LeaseLost, Pipeline, StaleTip
+from watcher.rules.chain import Change
 from watcher.runtime.db import PASSING_ERRORS, Pool, passing_errors_as_transient
 from watcher.runtime.errors import Broken, Transient
 from watcher.runtime.service import stopped_within
@@ -47,6 +49,7 @@ class Feed:
     bell: Doorbell | None
     poll_interval_seconds: float
     heartbeat_seconds: float
+    keeper: AddressKeeper | None = None
     caught_up: bool = False  # false from the start, and after an outage, until a complete look was judged
     _last_whole: float = field(default=0.0)  # by the loop's clock
     _resynced_at: float = field(default=0.0)
@@ -80,6 +83,8 @@ class Feed:
 
     async def _follow(self, stop: asyncio.Event) -> None:
         """Look once at everything, then at what rings."""
+        if self.keeper is not None:
+            await self.keeper.keep()
         await self._whole()
         while not stop.is_set():
             events = await self._wait(stop)
@@ -122,6 +127,8 @@ class Feed:
                 assert state is not None
                 began_at = datetime.now(UTC)
                 change = await self.look.whole(state.tip, began_at, with_mempool=is_ready)
+                if not await self._covers(change):
+                    continue
                 change = replace(change, tell_net=change.is_reorg or not self.caught_up)
                 await self.pipeline.apply(change)
             except (ChainMoved, StaleTip):
@@ -152,10 +159,22 @@ class Feed:
         try:
             change = await self.look.part(state.tip, datetime.now(UTC), added, removed)
             if change is not None:
+                if not await self._covers(change):
+                    return False
                 await self.pipeline.apply(change)
         except (ChainMoved, StaleTip):
             return False
         return True
+
+    async def _covers(self, change: Change) -> bool:
+        """Whether the look knew all scripts that may have been paid; if not, it knows more now, and is to be repeated.
+
+        Then what is in the mempool must be read again as well.
+        """
+        if self.keeper is None or await self.keeper.covers(change):
+            return True
+        self.look.known.clear()
+        return False
 
     async def _is_ready(self) -> bool:
         info, mempool = await asyncio.gather(self.rpc.chain_info(), self.rpc.mempool_info())

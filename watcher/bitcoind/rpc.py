@@ -115,6 +115,26 @@ class ZmqNotification:
 
 
 @dataclass(frozen=True, slots=True)
+class Unspent:
+    """An output of the set of unspent outputs, and the height of its block."""
+
+    txid: bytes
+    vout: int
+    amount_sat: int
+    script_pubkey: bytes
+    height: int
+
+
+@dataclass(frozen=True, slots=True)
+class Scan:
+    """What a scan of the unspent outputs found, as of the block `height`, `best_hash`."""
+
+    height: int
+    best_hash: bytes
+    unspents: tuple[Unspent, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class DescriptorInfo:
     """An output descriptor as the node understands it.
 
@@ -143,6 +163,10 @@ class BitcoindRpc(JsonRpc):
     async def block_hash_at(self, height: int) -> bytes | None:
         """The block at this height of the best chain; None beyond the tip."""
         return await self._ask_unless(INVALID_PARAMETER, from_hex, "getblockhash", height)
+
+    async def block_hashes_at(self, heights: Collection[int]) -> dict[int, bytes]:
+        """The blocks at these heights of the best chain, without those beyond the tip."""
+        return await self._ask_each(from_hex, "getblockhash", heights, lambda height: [height], (INVALID_PARAMETER,))
 
     async def block(self, block: bytes) -> bytes:
         """The block's bytes; that they begin with its header is checked. Raises `BlockPruned`.
@@ -260,6 +284,21 @@ class BitcoindRpc(JsonRpc):
         scripts = await self._ask_each(_script_pubkey, "validateaddress", addresses, lambda address: [address])
         return [(address, scripts[address]) for address in addresses]
 
+    async def scan_unspent(self, descriptors: Collection[tuple[str, int, int]]) -> Scan:
+        """The unspent outputs that pay `start` .. `end` of the descriptors, given as (descriptor, start, end).
+
+        The node reads its whole set: minutes on mainnet, so give the client the time. Raises `Rejected` while
+        another scan runs.
+        """
+        wanted = [{"desc": descriptor, "range": [start, end]} for descriptor, start, end in descriptors]
+        try:
+            return await self._ask(_scan, "scantxoutset", "start", wanted)
+        except RpcError as error:
+            if error.code != INVALID_PARAMETER or "already in progress" not in error.reason:
+                raise
+            hint = "wait for it, or end it with `bitcoin-cli scantxoutset abort`"
+            raise Rejected("the node is scanning its unspent outputs already", hint) from None
+
     async def _ask(self, read: Callable[[Any], T], method: str, *params: object) -> T:
         return _understood(read, method, await self.call(method, *params))
 
@@ -373,6 +412,16 @@ def _spenders(result: Json) -> dict[bytes, bytes]:
         for spent, row in rows.items()
         if "spendingtxid" in row and "blockhash" not in row
     }
+
+
+def _scan(result: Json) -> Scan:
+    unspents = tuple(
+        Unspent(
+            from_hex(row["txid"]), row["vout"], _sat(row["amount"]), bytes.fromhex(row["scriptPubKey"]), row["height"]
+        )
+        for row in result["unspents"]
+    )
+    return Scan(result["height"], from_hex(result["bestblock"]), unspents)
 
 
 def _zmq_notifications(result: Json) -> list[ZmqNotification]:

@@ -29,6 +29,7 @@ ALTER TABLE ledger_entry
   ADD CHECK ((invoice_id IS NULL) = (script_pubkey IS NOT NULL));
 CREATE INDEX ledger_of_script ON ledger_entry (script_pubkey) WHERE script_pubkey IS NOT NULL;
 CREATE INDEX payment_unassigned ON payment (script_pubkey) WHERE invoice_id IS NULL;
+CREATE INDEX payment_anomaly ON payment (id) WHERE anomaly IS NOT NULL OR invoice_id IS NULL;
 
 -- Those that are held back while the node's view of the mempool is not to be trusted.
 CREATE INDEX invoice_held_back ON invoice (id) WHERE status = 'UNCONFIRMED' AND required_confirmations = 0;

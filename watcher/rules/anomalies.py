@@ -17,6 +17,7 @@ from watcher.rules.types import Payment, Standing, Status, Terms
 
 PAID_LATE = "paid_late"
 PAID_AFTER_FINAL = "paid_after_final"
+PAID_UNASSIGNED = "paid_unassigned"  # no invoice has, or is known to have had, the address
 
 
 def anomaly_of(terms: Terms, standing: Standing, payment: Payment, moment: Moment) -> str | None:

@@ -66,6 +66,11 @@ class Change:
         return self.connected[-1][0] if self.connected else self.fork_point
 
     @property
+    def txids(self) -> list[bytes]:
+        """The transactions that are new, or whose facts changed."""
+        return [facts.txid for facts in self.facts] + [item.facts.txid for item in self.arrivals]
+
+    @property
     def is_reorg(self) -> bool:
         """Whether blocks left the best chain."""
         return self.fork_point.height < self.from_tip.height

@@ -156,6 +156,13 @@ def _confirmation_failed(detail: Mapping[str, Any]) -> str:
     return f"Confirming without payment was tried, and did not succeed: {detail['url']}: {told}."
 
 
+def _healed(detail: Mapping[str, Any]) -> str:
+    found = "; ".join(f"{one['kind'].replace('_', ' ')}, {one['what']}: {one['detail']}" for one in detail["findings"])
+    name = f" of payment {detail['txid']}:{detail['vout']}" if "txid" in detail else ""
+    told = f" ({found})" if found else ""
+    return f"An operator had the stored facts{name} set right after an audit{told}: {detail['reason']}."
+
+
 _SENTENCES: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "created": _created,
     "payment_seen": _seen,
@@ -168,4 +175,5 @@ _SENTENCES: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "status": _status,
     "anomaly": _anomaly,
     "confirmation_failed": _confirmation_failed,
+    "healed": _healed,
 }

@@ -29,6 +29,11 @@ class Settings(BaseModel):
     )
     database_pool_size: int = Field(10, ge=2, le=200, description="Connections that one process opens at the most.")
 
+    state_directory: str = Field(
+        "",
+        description="Directory of watcher and api that outlives the database: it remembers which addresses were shown, "
+        "so that a database restored from a backup gives out none of them again. Empty: kept in memory only.",
+    )
     network: Literal["main", "test", "testnet4", "signet", "regtest"] = Field(
         "main", description="The chain that bitcoind must be on; a process refuses to start on another."
     )
@@ -52,6 +57,12 @@ class Settings(BaseModel):
     )
     default_descriptor: str = Field(
         "", description="Ranged public descriptor for projects that name none; empty: every project must name one."
+    )
+    gap_limit: int = Field(
+        1000,
+        ge=1,
+        description="How many addresses in a row may stay unpaid before paywatch warns that the receiving wallet may "
+        "not find what is paid behind them. Give the wallet itself a higher one.",
     )
     fixed_rate: Decimal | None = Field(
         None, gt=0, description="Units of any fiat currency for one bitcoin. Empty: only BTC invoices can be made."

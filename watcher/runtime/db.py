@@ -48,14 +48,17 @@ class Pool(Connection, Protocol):
 
 
 @asynccontextmanager
-async def open_pool(url: str, size: int, application: str) -> AsyncIterator[Pool]:
+async def open_pool(
+    url: str, size: int, application: str, *, command_timeout_seconds: float = 60
+) -> AsyncIterator[Pool]:
     """A pool of at most `size` connections that name themselves `application`.
 
     Raises `Unavailable` when the server cannot be reached, `Misconfigured` when it refuses us.
     """
     pool = await _connected(
         asyncpg.create_pool(
-            url, min_size=1, max_size=size, init=set_codecs, reset=_keep, timeout=10, command_timeout=60,
+            url, min_size=1, max_size=size, init=set_codecs, reset=_keep, timeout=10,
+            command_timeout=command_timeout_seconds,
             # just-in-time compilation costs more than any query of ours takes
             server_settings={"application_name": application, "jit": "off"},
         )

@@ -1,10 +1,13 @@
 """Descriptors and the addresses derived from them, always ahead of need, so that an invoice needs no node."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
 from typing import Protocol
 
-from watcher.runtime.db import Connection, Pool
+from watcher.runtime.db import Connection, Pool, Row
 from watcher.store.records import columns
+from watcher.store.witness import Witness, key_of
 
 # How many unused addresses each descriptor is to have; below half of that the watcher derives more.
 AHEAD = 1000
@@ -66,18 +69,135 @@ async def _append(connection: Connection, descriptor_id: int, start: int, derive
     )  # fmt: skip
 
 
-async def top_up(pool: Pool, source: AddressSource, ahead: int = AHEAD, only: int | None = None) -> None:
+async def top_up(
+    pool: Pool, source: AddressSource, witness: Witness, ahead: int = AHEAD, only: int | None = None
+) -> None:
     """Derive addresses for every descriptor, or `only` this one, that has fewer than half of `ahead` left.
 
-    Then it has `ahead`. Any number of callers may do so at once. Raises `Transient` while the node is away.
+    Then it has `ahead`, counted from the first that was never shown. Any number of callers may do so at once. Raises
+    `Transient` while the node is away.
     """
-    rows = await pool.fetch(
-        "SELECT id, descriptor, next_index, derived_count FROM descriptor "
-        "WHERE derived_count - next_index < $1 AND ($2::bigint IS NULL OR id = $2)",
-        max(1, ahead // 2), only,
-    )  # fmt: skip
-    for row in rows:
-        start = row["derived_count"]
-        derived = await source.derive(row["descriptor"], start, row["next_index"] + ahead - start)
+    shown = witness.all()
+    for row in await counters(pool, only):
+        first_free = max(row["next_index"], shown.get(key_of(row["descriptor"]), 0))
+        if row["derived_count"] - first_free < max(1, ahead // 2):
+            await derive(pool, source, row, first_free + ahead)
+
+
+async def counters(connection: Connection, only: int | None = None) -> list[Row]:
+    """(id, descriptor, next_index, derived_count) of all descriptors, or of this one, in the order of their ids."""
+    return await connection.fetch(
+        "SELECT id, descriptor, next_index, derived_count FROM descriptor WHERE $1::bigint IS NULL OR id = $1 "
+        "ORDER BY id",
+        only,
+    )
+
+
+async def derive(pool: Pool, source: AddressSource, row: Row, count: int) -> None:
+    """Derive until `count` addresses are there of the descriptor in a row of `counters`. Raises as the source."""
+    for start in range(row["derived_count"], count, AHEAD):
+        derived = await source.derive(row["descriptor"], start, min(AHEAD, count - start))
         async with pool.acquire() as connection, connection.transaction():
             await _append(connection, row["id"], start, derived)
+
+
+async def look_behind(pool: Pool, source: AddressSource, paid: Iterable[bytes]) -> bool:
+    """Derive more where few addresses are left behind one that was paid; whether that was so.
+
+    In ordinary life there are always many, since only those are paid that were shown. A database that forgot what was
+    shown finds its way by this as a wallet does, from one payment to the next: who reads blocks with its scripts must
+    read them again when this is true.
+    """
+    rows = await pool.fetch(
+        "SELECT d.id, d.descriptor, d.derived_count, max(a.index) AS highest FROM address a "
+        "JOIN descriptor d ON d.id = a.descriptor_id WHERE a.script_pubkey = ANY($1) GROUP BY d.id "
+        "HAVING d.derived_count - max(a.index) <= $2",
+        list(paid), AHEAD // 2,
+    )  # fmt: skip
+    for row in rows:
+        await derive(pool, source, row, row["highest"] + 1 + AHEAD)
+    return bool(rows)
+
+
+@dataclass(frozen=True, slots=True)
+class Raised:
+    """A counter that went on to `to_index`: the indexes from `from_index` on are never given out any more."""
+
+    descriptor: str
+    from_index: int
+    to_index: int
+
+
+async def reconcile(pool: Pool, witness: Witness) -> list[Raised]:
+    """Database and witness tell each other what was shown; the counters of a database that had forgotten.
+
+    The witness is read first: an address is noted there after its invoice was committed, so a counter that is read
+    later and is behind has forgotten. What is not derived yet is left for the next time.
+    """
+    shown, raised = witness.all(), []
+    for row in await counters(pool):
+        next_index = shown.get(key_of(row["descriptor"]), 0)
+        if next_index < row["next_index"]:
+            witness.note(row["descriptor"], row["next_index"])
+        elif next_index > row["next_index"]:
+            raised += await raise_to(pool, row["id"], next_index)
+    return raised
+
+
+async def raise_to(connection: Connection, descriptor_id: int, index: int) -> list[Raised]:
+    """Never give out addresses below `index` any more, as far as they are derived; nothing if that is so already."""
+    rows = await connection.fetch(
+        "UPDATE descriptor d SET next_index = least($2, o.derived_count) "
+        "FROM (SELECT id, next_index, derived_count FROM descriptor WHERE id = $1 FOR UPDATE) o "
+        "WHERE d.id = o.id AND o.next_index < least($2, o.derived_count) "
+        "RETURNING d.descriptor, o.next_index AS from_index, d.next_index AS to_index",
+        descriptor_id, index,
+    )  # fmt: skip
+    return [Raised(row["descriptor"], row["from_index"], row["to_index"]) for row in rows]
+
+
+async def note_skip(connection: Connection, raised: Raised, reason: str, now: datetime) -> None:
+    """Keep that an operator raised a counter, and why."""
+    detail = {"descriptor": raised.descriptor, "fromIndex": raised.from_index, "toIndex": raised.to_index}
+    await connection.execute(
+        "INSERT INTO operator_action (happened_at, action, reason, detail) VALUES ($1, 'descriptor_skip', $2, $3)",
+        now, reason, detail,
+    )  # fmt: skip
+
+
+# Paid is what holds or held money: not what only was paid by transactions that are gone.
+_IS_PAID = """
+EXISTS (SELECT FROM payment y JOIN tx t USING (txid)
+        WHERE y.script_pubkey = a.script_pubkey AND t.state IN ('mempool', 'anchored'))
+"""
+
+
+async def paid_indexes(connection: Connection, descriptor_id: int) -> list[int]:
+    """The indexes of the addresses that were paid."""
+    rows = await connection.fetch(
+        f"SELECT a.index FROM address a WHERE a.descriptor_id = $1 AND {_IS_PAID}",  # noqa: S608 (constant text)
+        descriptor_id,
+    )
+    return [row["index"] for row in rows]
+
+
+async def current_runs(connection: Connection) -> dict[str, int]:
+    """By descriptor, how many addresses were given out since the last paid one. It reads those addresses alone."""
+    rows = await connection.fetch(f"""
+        SELECT d.descriptor, d.next_index - 1 - coalesce((
+          SELECT a.index FROM address a WHERE a.descriptor_id = d.id AND a.index < d.next_index AND {_IS_PAID}
+          ORDER BY a.index DESC LIMIT 1
+        ), -1) AS run FROM descriptor d
+    """)  # noqa: S608 (constant text)
+    return {row["descriptor"]: row["run"] for row in rows}
+
+
+async def in_use_since(connection: Connection, descriptor_id: int) -> datetime | None:
+    """No address of the descriptor was paid before, as far as we know."""
+    since: datetime | None = await connection.fetchval(
+        "SELECT least((SELECT min(created_at) FROM project WHERE descriptor_id = $1), "
+        "(SELECT min(y.first_seen_at) FROM payment y JOIN address a USING (script_pubkey) "
+        "WHERE a.descriptor_id = $1))",
+        descriptor_id,
+    )
+    return since

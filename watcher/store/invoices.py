@@ -41,16 +41,19 @@ class NewInvoice:
 class Created:
     """What the database added: the address, and when the locked quote was made."""
 
+    index: int
     script_pubkey: bytes
     address: str
     quoted_at: datetime | None
 
 
 # One round trip: lock a quote, take the descriptor's next address, write the invoice and its first line. An
-# address that has been paid before is passed over: then there is a row without address, and no invoice.
+# address that has been paid before is passed over: then there is a row without address, and no invoice. What was
+# shown before a restore ($23) is passed over as a whole.
 _CREATE = f"""
 WITH {LOCK}, taken AS (
-  UPDATE descriptor SET next_index = next_index + 1 WHERE id = $5 AND next_index < derived_count
+  UPDATE descriptor SET next_index = greatest(next_index, $23) + 1
+  WHERE id = $5 AND greatest(next_index, $23) < derived_count
   RETURNING next_index - 1 AS index
 ), free AS (
   SELECT a.script_pubkey, a.address FROM taken JOIN address a ON a.descriptor_id = $5 AND a.index = taken.index
@@ -67,7 +70,7 @@ WITH {LOCK}, taken AS (
 ), noted AS (
   INSERT INTO timeline (invoice_id, happened_at, kind, detail) SELECT id, created_at, 'created', $22 FROM made
 )
-SELECT free.script_pubkey, free.address, quoted.quoted_at
+SELECT taken.index, free.script_pubkey, free.address, quoted.quoted_at
 FROM taken LEFT JOIN free ON true LEFT JOIN quoted ON true
 """  # noqa: S608 (constant text)
 
@@ -76,8 +79,8 @@ class NoAddressLeft(Transient):
     """All addresses that were derived of the descriptor are taken."""
 
 
-async def create(connection: Connection, new: NewInvoice) -> Created:
-    """Write a new invoice with an address of its own. Raises `NoAddressLeft`."""
+async def create(connection: Connection, new: NewInvoice, never_below: int = 0) -> Created:
+    """Write a new invoice with an address of its own, of index `never_below` or higher. Raises `NoAddressLeft`."""
     quote = new.quote
     while True:
         row = await connection.fetchrow(
@@ -85,12 +88,12 @@ async def create(connection: Connection, new: NewInvoice) -> Created:
             new.descriptor_id, new.id, new.project_id, new.test, new.amount, new.currency, new.amount_due_sat,
             new.reference, new.description, new.redirect_url, new.metadata, new.endpoint_id, new.created_at,
             new.expires_at, new.required.confirmations, list(new.required.reasons), new.expires_at + EXPIRY_GRACE,
-            _first_line(new),
+            _first_line(new), never_below,
         )  # fmt: skip
         if row is None:
             raise NoAddressLeft("no derived address is left")
         if row["address"] is not None:
-            return Created(row["script_pubkey"], row["address"], row["quoted_at"])
+            return Created(row["index"], row["script_pubkey"], row["address"], row["quoted_at"])
 
 
 def _first_line(new: NewInvoice) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from watcher.api.server import application
 from watcher.runtime.config import Settings
 from watcher.runtime.db import Pool
 from watcher.store import api_keys
+from watcher.store.witness import Witness
 
 
 @pytest.fixture
@@ -32,11 +33,17 @@ def addresses() -> Addresses:
 
 
 @pytest.fixture
-async def context(settings: Settings, pool: Pool, addresses: Addresses):
+def witness():
+    with Witness("") as opened:
+        yield opened
+
+
+@pytest.fixture
+async def context(settings: Settings, pool: Pool, addresses: Addresses, witness: Witness):
     stop = asyncio.Event()
     doorbell = Doorbell()
     listening = asyncio.create_task(doorbell.run(settings.database_url, stop))
-    yield Context(settings, pool, addresses, doorbell, stop)
+    yield Context(settings, pool, addresses, witness, doorbell, stop)
     stop.set()
     await listening
 

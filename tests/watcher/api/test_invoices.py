@@ -2,19 +2,27 @@
 
 import asyncio
 import json
+import sqlite3
+from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 from decimal import Decimal
 
 import pytest
+from aiohttp.test_utils import TestServer
 
 from regtest.wait import wait_for
 from tests.watcher.api.conftest import new_shop
+from tests.watcher.api.support import HOOK, Client
 from tests.watcher.api.test_events import tell
+from watcher.api.dispatch import Context
+from watcher.api.doorbell import Doorbell
 from watcher.api.schemas.answers import Invoice
+from watcher.api.server import application
 from watcher.rules.invoice import EXPIRY_GRACE
 from watcher.rules.payloads import EventHead, status_event
 from watcher.rules.types import Status
 from watcher.store import journal, records
+from watcher.store.witness import FILE, Witness
 
 ORDER = {"amount": "100.00", "currency": "EUR"}
 
@@ -184,6 +192,78 @@ async def test_the_node_is_asked_only_when_no_address_is_left(shop, pool, addres
     addresses.is_away = False
     assert (await shop.client.post("/invoices", ORDER)).status == 201
     assert len(addresses.asked) == asked + 1
+
+
+async def forget(pool, count: int) -> None:
+    """The database is as it was when so many invoices had been made."""
+    await pool.execute("DELETE FROM timeline")
+    await pool.execute("DELETE FROM invoice WHERE id NOT IN (SELECT id FROM invoice ORDER BY id LIMIT $1)", count)
+    await pool.execute("UPDATE descriptor SET next_index = $1", count)
+
+
+async def addresses_of(shop, count: int, **order) -> list[str]:
+    made = await asyncio.gather(*(shop.client.post("/invoices", ORDER | order) for _ in range(count)))
+    assert {answer.status for answer in made} == {201}
+    return [answer["address"] for answer in made]
+
+
+@pytest.mark.parametrize("order", [{}, {"notificationUrl": HOOK}], ids=["one statement", "a transaction"])
+async def test_a_database_that_forgot_gives_out_no_address_again(shop, pool, witness, order):
+    shown = await addresses_of(shop, 12, **order)
+    assert [*witness.all().values()] == [12]
+    await forget(pool, 2)
+    again = await addresses_of(shop, 5, **order)
+    assert not {*shown} & {*again}
+    assert await pool.fetchval("SELECT next_index FROM descriptor") == 17
+
+
+async def test_what_was_shown_is_derived_again_when_the_database_has_not_got_so_far(shop, pool, witness, addresses):
+    """The backup is of a time when fewer addresses were derived than were shown later."""
+    text = await pool.fetchval("SELECT descriptor FROM descriptor")
+    witness.note(text, 250)
+    (address,) = await addresses_of(shop, 1)
+    assert await pool.fetchval("SELECT index FROM address WHERE address = $1", address) == 250
+    assert await pool.fetchval("SELECT count(*) FROM address") == 350
+    addresses.is_away = True
+    witness.note(text, 350)
+    answer = await shop.client.post("/invoices", ORDER)
+    assert answer.status == 503
+    assert "address" not in answer.body
+
+
+async def test_servers_that_share_the_memory_of_what_was_shown_never_repeat_each_other(
+    settings, pool, addresses, session, shop, tmp_path
+):
+    """Three of them on one file; the database forgets in between, and once more with other servers."""
+    shown: list[str] = []
+    for _ in range(2):
+        async with AsyncExitStack() as stack:
+            clients = [
+                await another_server(stack, settings, pool, addresses, session, shop, str(tmp_path)) for _ in range(3)
+            ]
+            for _ in range(2):
+                made = await asyncio.gather(*(client.post("/invoices", ORDER) for client in clients * 10))
+                shown += [answer["address"] for answer in made]
+                await forget(pool, 0)
+    assert len({*shown}) == len(shown) == 120
+
+
+async def another_server(stack, settings, pool, addresses, session, shop, directory) -> Client:
+    witness = stack.enter_context(Witness(directory))
+    context = Context(settings, pool, addresses, witness, Doorbell(), asyncio.Event())
+    server = await stack.enter_async_context(TestServer(application(context), host="127.0.0.1"))
+    return Client(session, str(server.make_url("/api/v1")), shop.client.key)
+
+
+async def test_an_address_that_cannot_be_noted_is_not_shown(settings, pool, addresses, session, shop, tmp_path):
+    async with AsyncExitStack() as stack:
+        client = await another_server(stack, settings, pool, addresses, session, shop, str(tmp_path))
+        with sqlite3.connect(tmp_path / FILE) as vandal:
+            vandal.execute("DROP TABLE shown")
+        vandal.close()
+        answer = await client.post("/invoices", ORDER, Idempotency_Key="k")
+        assert answer.status == 503
+        assert "address" not in answer.body
 
 
 async def test_without_a_rate_only_btc_invoices_are_made(shop, pool, context):

@@ -14,6 +14,7 @@ GET /invoices/{id}
 GET /invoices/{id}/events
 GET /invoices/{id}/timeline
 POST /invoices/{id}/confirm-without-payment
+GET /anomalies
 GET /events
 GET /deliveries
 GET /deliveries/{id}

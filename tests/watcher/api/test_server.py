@@ -78,7 +78,7 @@ async def test_what_nobody_thought_of_is_a_500_without_internals(shop, pool):
     assert await pool.fetchval("SELECT count(*) FROM invoice") == 0
 
 
-async def test_without_the_database_it_is_503_and_then_works_again(settings, addresses, session, tmp_path):
+async def test_without_the_database_it_is_503_and_then_works_again(settings, addresses, witness, session, tmp_path):
     own = Postgres(tmp_path, fast=True)  # nobody else's server is stopped
     await own.start()
     try:
@@ -86,7 +86,7 @@ async def test_without_the_database_it_is_503_and_then_works_again(settings, add
             async with pool.acquire() as connection:
                 await migrate.upgrade(connection)
             _, key = await api_keys.create(pool, None, datetime.now(UTC))
-            context = Context(settings, pool, addresses, Doorbell(), asyncio.Event())
+            context = Context(settings, pool, addresses, witness, Doorbell(), asyncio.Event())
             async with TestServer(application(context), host="127.0.0.1") as server:
                 client = Client(session, str(server.make_url("/api/v1")), key)
                 assert (await client.get("/invoices")).status == 200

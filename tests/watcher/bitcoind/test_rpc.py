@@ -56,6 +56,13 @@ class TestBlocks:
             await rpc.block(UNKNOWN)
         assert caught.value.code == -5
 
+    async def test_many_heights_at_once(self, rpc):
+        tip = (await rpc.chain_info()).blocks
+        hashes = await rpc.block_hashes_at(range(tip - 120, tip + 3))
+        assert list(hashes) == list(range(tip - 120, tip + 1))
+        assert hashes[tip] == await rpc.best_block_hash()
+        assert hashes[tip - 120] == await rpc.block_hash_at(tip - 120)
+
     async def test_a_stale_block_is_known_and_off_the_chain(self, chain, rpc):
         (stale,) = await chain.mine()
         await chain.reorg(1)
@@ -266,6 +273,33 @@ class TestMempool:
         assert caught.value.code == -22
 
 
+class TestUnspentOutputs:
+    async def test_a_scan_finds_what_no_block_spends(self, chain, rpc):
+        descriptor = await chain.receiving_descriptor("tr")
+        [(address, script), (other, _)] = await rpc.derive(descriptor, 40, 41)
+        txid = from_hex(await chain.pay(address, 12_345))
+        await chain.mine(1)
+        await chain.pay(other, 5_000)  # in no block
+        tip = await rpc.chain_info()
+        scan = await rpc.scan_unspent([(descriptor, 40, 41)])
+        assert (scan.height, scan.best_hash) == (tip.blocks, tip.best_hash)
+        [found] = scan.unspents
+        assert (found.txid, found.amount_sat, found.script_pubkey, found.height) == (txid, 12_345, script, tip.blocks)
+        assert (await rpc.scan_unspent([(descriptor, 41, 50), (descriptor, 51, 60)])).unspents == ()
+
+    async def test_one_scan_at_a_time(self, serve_answer):
+        refusal = {"code": -8, "message": 'Scan already in progress, use action "abort" or "status"'}
+        url = await serve_answer({"result": None, "error": refusal, "id": 0}, 500)
+        async with BitcoindRpc(url, LOGIN) as rpc:
+            with pytest.raises(Rejected, match="scanning its unspent outputs already") as caught:
+                await rpc.scan_unspent([("wpkh()", 0, 9)])
+        assert "scantxoutset abort" in caught.value.hint
+
+    async def test_what_is_no_descriptor_is_passed_on(self, rpc):
+        with pytest.raises(RpcError):
+            await rpc.scan_unspent([("nonsense", 0, 9)])
+
+
 class TestDescriptors:
     @pytest.mark.parametrize("kind", ["wpkh", "tr", "pkh", "sh-wpkh"])
     async def test_addresses_and_scripts_of_a_descriptor(self, chain, rpc, kind):
@@ -327,6 +361,7 @@ QUESTIONS = {
     "zmq_notifications": (),
     "validate_descriptor": ("wpkh()",),
     "derive": ("wpkh()", 0, 0),
+    "scan_unspent": ([("wpkh()", 0, 9)],),
 }
 
 

@@ -1,91 +1,110 @@
-"""The comparison behind `paywatch audit`, finding by finding; tests/e2e/test_audit.py has it on a real node."""
+"""The comparison of node and rows behind `paywatch audit`, finding by finding; tests/e2e has it on a real node."""
 
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
-from decimal import Decimal
 
 import pytest
 
-from watcher.rules.audit import Placed, SentEvent, check_invoice, compare
-from watcher.rules.invoice import Moment
-from watcher.rules.ledger import position
-from watcher.rules.record import Invoice, Quote
-from watcher.rules.types import BlockId, Payment, Reason, Standing, Status, Terms, TxFacts, TxState
+from watcher.rules.audit import Body, Gap, Placed, Tracked, check_blocks, check_transaction, check_unspent, compare
+from watcher.rules.types import BlockId
 
-NOW = datetime(2026, 11, 20, 12, 0, tzinfo=UTC)
 BLOCK = BlockId(100, b"\x01" * 32)
-OUTPUT = Placed(b"\xaa" * 32, 1, 5_000, b"\x00\x14" + bytes(20), BLOCK)
-MOMENT = Moment(100, NOW)
-
-
-def invoice() -> Invoice:
-    """One of 5,000 sat, CONFIRMED by a payment in block 100."""
-    payment = Payment(
-        TxFacts(b"\xaa" * 32, TxState.ANCHORED, BLOCK), 1, 5_000, False, NOW, judged=True, counted=True,
-        in_closed_set=True, confirmed_anchor_hash=BLOCK.hash,
-    )  # fmt: skip
-    return Invoice(
-        "inv_1", "prj_1", False, Decimal("2.50"), "EUR", Quote("EUR", Decimal(50_000), "fixed", NOW), "bcrt1q", b"",
-        None, None, None, None, {}, NOW, Terms(5_000, NOW + timedelta(minutes=15), 1), (),
-        Standing(Status.CONFIRMED, Reason.CONFIRMED, 5_000, reached_due=True, set_closed=True),
-        last_sequence=2, payments=(payment,),
-    )  # fmt: skip
-
-
-EVENTS = [
-    SentEvent("invoice.unconfirmed", 1, {"status": "UNCONFIRMED", "paidBtc": "0.00005000"}),
-    SentEvent("invoice.confirmed", 2, {"status": "CONFIRMED", "paidBtc": "0.00005000"}),
-]
-BOOKED = {"chain": -5_000, "confirmed": 5_000}
-
-
-def kinds(*checked) -> list[str]:
-    return [finding.kind for finding in check_invoice(*checked, MOMENT)]
+TXID = b"\xaa" * 32
+SCRIPT = b"\x00\x14" + bytes(20)
+OUTPUT = Placed(TXID, 1, 5_000, SCRIPT, BLOCK)
+NAME = "aa" * 32 + ":1"
+COIN, OTHER_COIN = b"\x0c" * 36, b"\x0d" * 36
+BODY = Body(TXID, (COIN,), ((900, b"\x51"), (5_000, SCRIPT)))
+TRACKED = Tracked(TXID, BODY, frozenset([COIN]), (OUTPUT,))
+CHAIN = [BlockId(height, bytes([height]) * 32) for height in (98, 99, 100)]
+TRUE = {block.height: block.hash for block in CHAIN}
 
 
 def test_what_agrees_gives_no_finding():
     assert compare([OUTPUT], [OUTPUT]) == []
-    assert kinds(invoice(), BOOKED, EVENTS) == []
+    assert check_transaction(TRACKED, {SCRIPT}) == []
+    assert check_blocks(CHAIN, TRUE, CHAIN[-1]) == []
+    assert check_unspent([OUTPUT], [OUTPUT], {SCRIPT: None}) == []
 
 
 @pytest.mark.parametrize(
-    ("on_chain", "stored", "kind"),
+    ("on_chain", "stored", "kind", "words"),
     [
-        ([OUTPUT], [], "missing"),
-        ([], [OUTPUT], "extra"),
-        ([OUTPUT], [replace(OUTPUT, amount_sat=4_999)], "wrong_amount"),
-        ([OUTPUT], [replace(OUTPUT, block=BlockId(99, BLOCK.hash))], "wrong_place"),
-        ([OUTPUT], [replace(OUTPUT, block=BlockId(100, b"\x02" * 32))], "wrong_place"),
-        ([OUTPUT], [replace(OUTPUT, script_pubkey=b"\x51")], "wrong_script"),
+        ([OUTPUT], [], "missing", "0.00005000 BTC in block 100"),
+        ([], [OUTPUT], "extra", "in block 100, and that block does not hold it"),
+        ([OUTPUT], [replace(OUTPUT, amount_sat=4_999)], "wrong_amount", "0.00004999 BTC are stored"),
+        ([OUTPUT], [replace(OUTPUT, block=BlockId(99, BLOCK.hash))], "wrong_place", "in block 99"),
+        ([OUTPUT], [replace(OUTPUT, block=BlockId(100, b"\x02" * 32))], "wrong_place", "in a block 0202"),
+        ([OUTPUT], [replace(OUTPUT, block=None)], "wrong_place", "in no block"),
+        ([OUTPUT], [replace(OUTPUT, script_pubkey=b"\x51")], "wrong_script", "the script 51"),
     ],
 )
-def test_every_difference_to_the_chain_has_its_kind(on_chain, stored, kind):
-    findings = compare(on_chain, stored)
-    assert [finding.kind for finding in findings] == [kind]
-    assert findings[0].what == "aa" * 32 + ":1"
+def test_every_difference_to_the_chain_has_its_kind(on_chain, stored, kind, words):
+    [finding] = compare(on_chain, stored)
+    assert (finding.kind, finding.what, finding.txid) == (kind, NAME, TXID)
+    assert words in finding.detail
 
 
-def test_a_sum_that_is_not_that_of_the_counted_payments():
-    wrong = replace(invoice(), standing=replace(invoice().standing, paid_sat=6_000))
-    assert "wrong_sum" in kinds(wrong, BOOKED, EVENTS)
+def test_what_we_hold_to_be_in_no_block_is_not_extra():
+    assert compare([], [replace(OUTPUT, block=None)]) == []
 
 
-@pytest.mark.parametrize("booked", [{}, {"chain": -5_000, "held": 5_000}, {"chain": -4_999, "confirmed": 4_999}])
-def test_a_ledger_that_stands_elsewhere(booked):
-    assert kinds(invoice(), booked, EVENTS) == ["wrong_ledger"]
-    assert position(invoice().standing, invoice().payments, test=False) == BOOKED
+@pytest.mark.parametrize(("gap", "kind"), [(Gap(100, 100, "lost"), "missed_in_gap"), (Gap(90, 99, "lost"), "missing")])
+def test_what_is_missing_in_an_accepted_gap_is_named_so(gap, kind):
+    [finding] = compare([OUTPUT], [], [gap])
+    assert (finding.kind, "lost" in finding.detail) == (kind, kind == "missed_in_gap")
 
 
-def test_a_status_that_its_facts_do_not_give():
-    lost = replace(invoice().payments[0], tx=TxFacts(b"\xaa" * 32, TxState.MEMPOOL))
-    assert kinds(replace(invoice(), payments=(lost,)), BOOKED, EVENTS) == ["misjudged"]
+@pytest.mark.parametrize(
+    ("tracked", "kinds"),
+    [
+        (replace(TRACKED, body=None), ["wrong_raw"]),
+        (replace(TRACKED, body=replace(BODY, txid=bytes(32))), ["wrong_raw"]),
+        (replace(TRACKED, inputs=frozenset()), ["wrong_inputs"]),
+        (replace(TRACKED, inputs=frozenset([OTHER_COIN])), ["wrong_inputs"]),
+        (replace(TRACKED, payments=()), ["missing"]),
+        (replace(TRACKED, payments=(replace(OUTPUT, amount_sat=1),)), ["wrong_amount"]),
+        (replace(TRACKED, payments=(replace(OUTPUT, script_pubkey=b"\x52"),)), ["wrong_script"]),
+        (replace(TRACKED, payments=(OUTPUT, replace(OUTPUT, vout=2))), ["invented"]),
+        (replace(TRACKED, payments=(OUTPUT, replace(OUTPUT, vout=0))), ["invented"]),
+    ],
+)
+def test_a_transaction_that_disagrees_with_its_own_bytes(tracked, kinds):
+    assert [finding.kind for finding in check_transaction(tracked, {SCRIPT})] == kinds
 
 
-def test_events_with_a_gap_or_behind_the_status():
-    assert kinds(invoice(), BOOKED, EVENTS[1:]) == ["wrong_events"]
-    assert kinds(replace(invoice(), last_sequence=1), BOOKED, EVENTS[:1]) == ["untold"]
+def test_outputs_of_nothing_and_of_others_are_not_missing():
+    body = replace(BODY, outputs=((0, SCRIPT), (5, b"\x51")))
+    assert check_transaction(Tracked(TXID, body, frozenset([COIN]), ()), {SCRIPT}) == []
 
 
-def test_an_anomaly_does_not_tell_a_status():
-    anomaly = SentEvent("invoice.anomaly", 3, {"status": "CONFIRMED", "paidBtc": "0.00000007"})
-    assert kinds(replace(invoice(), last_sequence=3), BOOKED, [*EVENTS, anomaly]) == []
+@pytest.mark.parametrize(
+    ("stored", "true", "tip", "found"),
+    [
+        (CHAIN, TRUE | {99: b"x" * 32}, CHAIN[-1], [("wrong_block", "block 99")]),
+        (CHAIN, {98: TRUE[98], 99: TRUE[99]}, CHAIN[-1], [("wrong_block", "block 100")]),
+        ([CHAIN[0], CHAIN[2]], TRUE, CHAIN[-1], [("wrong_block", "block 99")]),
+        (CHAIN, TRUE, BlockId(100, b"x" * 32), [("wrong_tip", "block 100")]),
+        (CHAIN, TRUE, CHAIN[1], [("wrong_tip", "block 99")]),
+        ([], {}, CHAIN[-1], [("wrong_tip", "block 100")]),
+    ],
+)
+def test_stored_blocks_that_are_not_the_best_chain(stored, true, tip, found):
+    assert [(finding.kind, finding.what) for finding in check_blocks(stored, true, tip)] == found
+
+
+def test_blocks_of_an_accepted_gap_need_not_be_stored():
+    assert check_blocks([CHAIN[0], CHAIN[2]], TRUE, CHAIN[-1], [Gap(99, 99, "lost")]) == []
+
+
+def test_unspent_outputs_are_compared_and_spent_ones_are_not():
+    other = replace(OUTPUT, txid=b"\xbb" * 32)
+    assert check_unspent([OUTPUT], [OUTPUT, other], {SCRIPT: None}) == []
+    assert [one.kind for one in check_unspent([OUTPUT], [], {SCRIPT: None})] == ["missing"]
+    wrong = replace(OUTPUT, amount_sat=1, block=BlockId(7, BLOCK.hash))
+    assert [one.kind for one in check_unspent([OUTPUT], [wrong], {SCRIPT: None})] == ["wrong_amount", "wrong_place"]
+
+
+def test_an_unspent_output_at_an_index_that_was_never_derived_is_forgotten():
+    [finding] = check_unspent([OUTPUT], [], {SCRIPT: (3, 1234)})
+    assert (finding.kind, finding.beyond, finding.block) == ("forgotten", (3, 1234), BLOCK)
+    assert "index 1234 of descriptor 3" in finding.detail

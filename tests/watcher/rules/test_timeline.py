@@ -103,5 +103,21 @@ def test_a_failed_confirmation_says_what_the_endpoint_did(response: dict[str, ob
     assert sentence("confirmation_failed", detail).endswith(f"https://shop.example/hook: {told}.")
 
 
+def test_a_healed_line_says_what_was_wrong_and_why_it_was_set_right() -> None:
+    finding = {
+        "kind": "wrong_amount",
+        "what": f"{TXID}:0",
+        "detail": "0.00001001 BTC are stored, 0.00001000 BTC were paid",
+    }
+    detail = {"operatorAction": 7, "reason": "a break-in", "findings": [finding]}
+    assert sentence("healed", detail | {"txid": TXID, "vout": 0}) == (
+        f"An operator had the stored facts of payment {TXID}:0 set right after an audit (wrong amount, {TXID}:0: "
+        "0.00001001 BTC are stored, 0.00001000 BTC were paid): a break-in."
+    )
+    assert sentence("healed", detail | {"findings": []}) == (
+        "An operator had the stored facts set right after an audit: a break-in."
+    )
+
+
 def test_a_kind_of_another_version_is_its_own_name() -> None:
     assert sentence("something_else", {}) == "something else"

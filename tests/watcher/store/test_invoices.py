@@ -40,6 +40,20 @@ async def test_at_the_same_moment_too_each_gets_its_own(pool, new):
     assert {item.address for item in created} == {f"a{n}" for n in range(6)}
 
 
+async def test_what_was_shown_before_is_passed_over_and_later_counts_for_nothing(pool, new):
+    created = [await invoices.create(pool, replace(new, id=new_id("inv")), below) for below in (0, 3, 3, 1)]
+    assert [(item.index, item.address) for item in created] == [(0, "a0"), (3, "a3"), (4, "a4"), (5, "a5")]
+    with pytest.raises(NoAddressLeft):
+        await invoices.create(pool, replace(new, id=new_id("inv")), 6)
+
+
+async def test_what_was_shown_beyond_what_is_derived_takes_nothing(pool, new):
+    with pytest.raises(NoAddressLeft):
+        await invoices.create(pool, new, 6)
+    assert await pool.fetchval("SELECT next_index FROM descriptor") == 0
+    assert (await invoices.create(pool, new, 5)).address == "a5"
+
+
 async def test_paid_addresses_are_passed_over_to_the_end(pool, new):
     await pool.execute("INSERT INTO tx (txid, raw, state) VALUES ($1, '', 'mempool')", b"\1" * 32)
     for vout, script in enumerate((b"\1", b"\2", b"\4")):

@@ -1,6 +1,6 @@
 """What calls answer, and what webhooks carry. Documents are made by `documents` and `rules.payloads`."""
 
-from typing import Annotated, Any, Generic, Literal, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 from pydantic import Field
 
@@ -14,6 +14,7 @@ from watcher.api.schemas.base import (
     InvoiceId,
     Model,
     Number,
+    Outpoint,
     ProjectId,
     Switch,
     Text,
@@ -85,7 +86,7 @@ class Balance(Model):
 class Payment(Model):
     """One output of a transaction that pays the invoice."""
 
-    id: Annotated[str, Field(description="Its outpoint: `txid:vout`.", pattern="^[0-9a-f]{64}:[0-9]+$")]
+    id: Outpoint
     txid: TxHash
     vout: Number
     btc: Btc
@@ -198,6 +199,30 @@ class EventFeed(Model):
 
     items: list[Event]
     next_cursor: Text = Field(description="To be given as `after`; never null.")
+
+
+class Anomaly(Model):
+    """A payment that is there and changes no invoice; it is an open exception."""
+
+    id: Outpoint
+    type: Literal["paid_late", "paid_after_final", "paid_unassigned"] = Field(
+        description="paid_unassigned: no invoice is known to have had the address, as after a restore from a backup."
+    )
+    project_id: ProjectId = Field(
+        description="Of the invoice; without one, of the oldest project with the address's descriptor."
+    )
+    invoice_id: InvoiceId | None
+    address: Text
+    descriptor_index: Number = Field(description="Of the address, in the project's descriptor.")
+    txid: TxHash
+    vout: Number
+    btc: Btc
+    confirmations: Number
+    first_seen_at: Time
+
+
+class AnomalyList(Listing[Anomaly]):
+    """A page of anomalies, newest first."""
 
 
 class TimelineLine(Model):

@@ -18,6 +18,7 @@ from watcher.api.schemas.base import (
     Model,
     Moment,
     Number,
+    Outpoint,
     ProjectId,
     Text,
     WebUrl,
@@ -144,6 +145,13 @@ class Feed(Page):
     after: Position = Field("0", description="nextCursor of the answer before; 0 begins at the first event.")
     wait: int = Field(0, ge=0, le=30, description="Seconds to wait for an event when there is none.")
     project_id: ProjectId | None = Field(None, description="Needed with an operator's key.")
+
+
+class AnomalyPage(Page):
+    """Anomalies, newest first."""
+
+    cursor: Outpoint | None = Field(None, description="nextCursor of the page before.")
+    project_id: ProjectId | None = None
 
 
 class DeliveryPage(Page):
