@@ -62,6 +62,7 @@ EXPIRY_HOURS = 1  # of the node's mempool
 SPARE_BLOCKS = 10  # what the deepest fork may take away at the start
 INVOICES_MAX = 12
 REORG_LIMIT_BLOCKS = 100
+NEVER_SECONDS = 1e9  # no watcher looks because of the real clock
 
 DUES = (50_000, 100_000, 1_000_000)
 LIVES_SECONDS = (5, 60, 100_000, 10_000_000)
@@ -176,7 +177,7 @@ class Watcher:
 
         epoch = await wait_for(lease, 20, "the lease")
         pipeline = Pipeline(pool, "http://shop", epoch)
-        self._feed = Feed(rpc, pool, pipeline, Look(rpc, pool, REORG_LIMIT_BLOCKS), None, 1.0, 1.0)
+        self._feed = Feed(rpc, pool, pipeline, Look(rpc, pool, REORG_LIMIT_BLOCKS), None, NEVER_SECONDS, NEVER_SECONDS)
 
     async def stop(self) -> None:
         await self._process.aclose()
@@ -198,10 +199,10 @@ class Watcher:
             *(TransactionRemoved(from_hex(txid), 0) for txid in removed),
             *(TransactionAdded(from_hex(txid), 0, None) for txid in added),
         ]
-        if not events or await self._feed._part(events):
-            return False
-        await self._feed._whole()
-        return True
+        if await self._feed._must_look_at_all(events) or (events and not await self._feed._part(events)):
+            await self._feed._whole()
+            return True
+        return False
 
 
 @dataclass(frozen=True)

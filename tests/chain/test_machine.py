@@ -1,7 +1,7 @@
 """Whatever happens on a chain, watchers know and judge what is really there: random histories on real nodes.
 
 A failure prints two commands that play its operations again: all of them, and the fewest that still fail. The long
-form (`make soak`) prints its seeds; PAYWATCH_MACHINE_SEED repeats one, PAYWATCH_MACHINE_SECONDS says how long it goes on.
+form (`make soak`) prints its seeds; PAYWATCH_MACHINE_SEED repeats one, PAYWATCH_MACHINE_SECONDS says how long it takes.
 """
 
 import asyncio
