@@ -139,7 +139,9 @@ def _audit(
     Without --heal nothing is written. With it, exits 1 when something cannot be healed.
     """
     from watcher.audit import DEFAULT_BEYOND, Scope
+    from watcher.runtime import log
 
+    log.configure(settings.log_level, settings.log_format, "audit")
     if utxo and (from_height is not None or to_height is not None):
         raise typer.BadParameter("heights and unspent outputs are two audits: run one after the other")
     if beyond is not None and not utxo:
