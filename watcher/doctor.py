@@ -6,11 +6,10 @@ What rests on a thing that failed is not asked. The settings themselves are chec
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from watcher.bitcoind.client import node_client, second_node_client
 from watcher.bitcoind.rpc import BitcoindRpc, ChainInfo, ZmqNotification
-from watcher.bitcoind.zmq import TOPICS
+from watcher.bitcoind.zmq import TOPICS, shortcoming
 from watcher.descriptors import shown
 from watcher.rules.pruning import Pruning
 from watcher.runtime import migrate
@@ -105,21 +104,10 @@ async def _asked(rpc: BitcoindRpc, settings: Settings) -> AsyncIterator[Finding]
 
 
 def _zmq(notifications: list[ZmqNotification], address: str) -> Finding:
-    """Both topics at our address, and no limit on what is kept back for a slow reader.
-
-    Compared by port: the node's own address may be 0.0.0.0, or another one behind a network of containers.
-    """
     if not address:
         return Finding("zmq", ok=True, detail="is off: the node is polled, payments are seen about a second later")
-    here = [one for one in notifications if urlsplit(one.address).port == urlsplit(address).port]
-    missing = {f"pub{topic}" for topic in TOPICS} - {one.type for one in here}
-    if missing:
-        lines = " and ".join(f"zmq{topic}={address}" for topic in sorted(missing))
-        return Finding("zmq", ok=False, detail=f"the node does not publish at {address}", hint=f"bitcoin.conf: {lines}")
-    limited = sorted({one.type for one in here if one.hwm})
-    if limited:
-        lines = " and ".join(f"zmq{topic}hwm=0" for topic in limited)
-        return Finding("zmq", ok=False, detail="the node drops messages in a burst", hint=f"bitcoin.conf: {lines}")
+    if wrong := shortcoming(notifications, address):
+        return Finding("zmq", ok=False, detail=wrong.detail, hint=wrong.hint)
     return Finding("zmq", ok=True, detail=f"{' and '.join(TOPICS)} at {address}, without a high-water mark")
 
 

@@ -20,8 +20,9 @@ async def up(request, tmp_path_factory) -> AsyncIterator[Up]:
     running = Up(tmp_path_factory.mktemp("up"), arguments)
     await running.start()
     yield running
-    assert await running.command("audit") == (0, "everything agrees\n")
+    audit = await running.command("audit")
     assert await running.stop() == 0
+    assert audit == (0, "everything agrees\n")
 
 
 @pytest.fixture
@@ -39,8 +40,9 @@ async def staged(tmp_path_factory) -> AsyncIterator[Staged]:
     running = Staged(tmp_path_factory.mktemp("staged"))
     await running.start()
     yield running
-    assert await running.command("audit") == (0, "everything agrees\n")
+    audit = await running.command("audit")
     assert await running.stop() == 0
+    assert audit == (0, "everything agrees\n")
 
 
 @pytest.fixture(scope="session")

@@ -22,8 +22,9 @@ async def up(tmp_path_factory) -> AsyncIterator[Up]:
     running = Up(tmp_path_factory.mktemp("kills"))
     await running.start()
     yield running
-    assert await running.command("audit") == (0, "everything agrees\n")
+    audit = await running.command("audit")
     assert await running.stop() == 0
+    assert audit == (0, "everything agrees\n")
 
 
 async def kill(product: Product, part: str) -> None:

@@ -15,7 +15,7 @@ from watcher.runtime.errors import PaywatchError
 from watcher.store import gaps
 
 _WATCHER = """
-SELECT health, lease_until > now() AS is_active, tip_height, node_height, prune_height,
+SELECT health, health_detail, lease_until > now() AS is_active, tip_height, node_height, prune_height,
        extract(epoch FROM now() - looked_at)::float8 AS lag_seconds
 FROM chain_state
 """
@@ -84,6 +84,8 @@ async def _members(pool: Pool, row: Row, reorg_limit_blocks: int) -> dict[str, A
     tip, node, prune, seconds = row["tip_height"], row["node_height"], row["prune_height"], row["lag_seconds"]
     warnings = [gap.told() for gap in await gaps.accepted(pool)]
     pruning = Pruning(prune, node, tip) if prune is not None and node is not None else None
+    if row["health"] in WORKING and row["health_detail"]:
+        warnings.append(row["health_detail"])
     if pruning and (warning := pruning.warning(reorg_limit_blocks)):
         warnings.append(warning)
     return {

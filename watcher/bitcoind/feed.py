@@ -18,7 +18,15 @@ from watcher.bitcoind.blocks import PrunedGap
 from watcher.bitcoind.jsonrpc import NodeUnreachable, NodeWarmingUp
 from watcher.bitcoind.look import ChainMoved, DeepReorg, Look, NodeBehind
 from watcher.bitcoind.rpc import BitcoindRpc, ChainInfo
-from watcher.bitcoind.zmq import BlockConnected, BlockDisconnected, Doorbell, Event, Resync, TransactionAdded
+from watcher.bitcoind.zmq import (
+    BlockConnected,
+    BlockDisconnected,
+    Doorbell,
+    Event,
+    Resync,
+    TransactionAdded,
+    shortcoming,
+)
 from watcher.bitcoind.zmq import TransactionRemoved as Removed
 from watcher.pipeline import LeaseLost, Pipeline, StaleTip
 from watcher.rules.chain import Change
@@ -75,6 +83,7 @@ class Feed:
     _mempool_is_trusted: bool = False  # as of the last look at everything
     _pruning_is_near: bool = False
     _cut_off: Health | None = None
+    _warning: str = ""  # what is not as it should be although we work
     _rang_at: float | None = None  # by the loop's clock: when ZMQ rang for what is looked at now
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -223,6 +232,7 @@ class Feed:
 
     async def _arrived(self, cut_off: Health | None) -> None:
         if not self.caught_up:
+            await self._check_publishing()
             log.info("watcher.caught_up")
         self.caught_up = True
         self._last_whole = asyncio.get_running_loop().time()
@@ -236,7 +246,15 @@ class Feed:
         is_rung = self.bell is not None and self.bell.connected
         health = cut_off or (Health.OK if is_rung else Health.ZMQ_DOWN)
         metrics.show_health(health)
-        await service.set_health(self.pool, self.pipeline.epoch, health, "")
+        await service.set_health(self.pool, self.pipeline.epoch, health, self._warning)
+
+    async def _check_publishing(self) -> None:
+        """At the start and after every outage, when the node may have come back with other settings."""
+        if self.bell is not None:
+            wrong = shortcoming(await self.rpc.zmq_notifications(), self.bell.address)
+            self._warning = f"zmq: {wrong.detail}; {wrong.hint}" if wrong else ""
+            if wrong:
+                log.warning("watcher.zmq_is_not_as_needed", detail=wrong.detail, hint=wrong.hint)
 
     async def _part(self, events: Sequence[Event]) -> bool:
         """Look at what the events are about; false when the tip moved, so that everything must be looked at."""

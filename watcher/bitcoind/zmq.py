@@ -21,16 +21,18 @@ the end of a burst shows only with the next message, if ever: whoever listens lo
 
 import asyncio
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
+from urllib.parse import urlsplit
 
 import zmq
 from zmq.utils.monitor import parse_monitor_message
 
 from watcher.bitcoind.decode import HASH_BYTES, DecodeError, Transaction, from_display, parse_transaction
+from watcher.bitcoind.rpc import ZmqNotification
 from watcher.metrics import TRANSACTIONS_SEEN, ZMQ_GAPS, ZMQ_MESSAGES
 from watcher.runtime.errors import Misconfigured
 
@@ -98,6 +100,32 @@ class Resync:
 
 
 Event = TransactionAdded | TransactionRemoved | BlockConnected | BlockDisconnected | Resync
+
+
+@dataclass(frozen=True, slots=True)
+class Shortcoming:
+    """What is wrong with how the node publishes, and what to write into bitcoin.conf."""
+
+    detail: str
+    hint: str
+
+
+def shortcoming(published: Iterable[ZmqNotification], address: str) -> Shortcoming | None:
+    """Both topics have to be at our address, and no limit on what is kept back for a slow reader.
+
+    Topics that share an address share the mark of one of them, so none of them may have one. Addresses are compared by
+    port: the node's own may be 0.0.0.0, or another one behind a network of containers.
+    """
+    here = [one for one in published if urlsplit(one.address).port == urlsplit(address).port]
+    missing = {f"pub{topic}" for topic in TOPICS} - {one.type for one in here}
+    if missing:
+        lines = " and ".join(f"zmq{topic}={address}" for topic in sorted(missing))
+        return Shortcoming(f"the node does not publish at {address}", f"bitcoin.conf: {lines}")
+    limited = sorted({one.type for one in here if one.hwm})
+    if limited:
+        lines = " and ".join(f"zmq{topic}hwm=0" for topic in limited)
+        return Shortcoming("the node drops messages in a burst", f"bitcoin.conf: {lines}")
+    return None
 
 
 class SequenceReader:

@@ -71,7 +71,9 @@ async def test_an_operator_names_the_project(operator, shop):
     assert (await operator.get(f"/events?projectId={new_id('prj')}")).status == 404
 
 
-@pytest.mark.parametrize("path_id", ["x", "inv_1", "inv_%00", "inv_%ff%fe", new_id("inv").lower(), "%F0%9F%98%80"])
+@pytest.mark.parametrize(
+    "path_id", ["x", "inv_1", "inv_%00", "inv_%ff%fe", "inv_01m7wq6h805h5e87gmjwpqryxc", "%F0%9F%98%80"]
+)
 async def test_an_id_that_cannot_be_one_is_404(shop, path_id):
     assert (await shop.client.get(f"/invoices/{path_id}")).status == 404
 

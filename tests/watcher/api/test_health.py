@@ -93,6 +93,15 @@ async def test_pruning_that_comes_near_is_a_warning_and_no_failure(pool, watcher
     assert [warning.startswith("pruning is 99 blocks away") for warning in found["warnings"]] == [True] * warns
 
 
+async def test_what_is_not_as_it_should_be_although_the_watcher_works_is_a_warning(pool, watcher):
+    await pool.execute(WATCHING, b"\1" * 32, "ok", 5)
+    await pool.execute("UPDATE chain_state SET health_detail = 'zmq: the node drops messages in a burst; …'")
+    found = await watcher()
+    assert (found["ok"], found["warnings"]) == (True, ["zmq: the node drops messages in a burst; …"])
+    await pool.execute("UPDATE chain_state SET health = 'rpc_down', health_detail = 'the node is away'")
+    assert (await watcher())["warnings"] == []
+
+
 async def test_an_accepted_gap_is_shown_as_long_as_it_exists(pool, watcher):
     await pool.execute(WATCHING, b"\1" * 32, "ok", 5)
     await pool.execute(

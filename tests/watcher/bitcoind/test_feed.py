@@ -2,9 +2,11 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 
+from regtest.bitcoind import Bitcoind
 from regtest.chain import Chain
 from regtest.node import Node
 from regtest.wait import wait_for
@@ -81,6 +83,24 @@ async def own(watching: Watching) -> AsyncIterator[Watching]:
     if not watching.node.alive:
         await watching.node.start()
     await watching.chain.setup()
+
+
+async def test_a_node_that_drops_messages_in_a_burst_is_named_from_the_start(
+    pool: Pool, bitcoind: Bitcoind, tmp_path: Path
+):
+    """It works, so it is `ok`; the API shows the detail as a warning."""
+    node = Node(bitcoind, tmp_path / "node", zmq_hwm=1_000)
+    await node.start()
+    try:
+        async with Chain(node.client, bitcoind=bitcoind) as chain:
+            await chain.setup()
+            async with around.watching(pool, node, chain) as watching, watching.following(zmq=True):
+                await watching.wait_health("ok")
+                detail = await pool.fetchval("SELECT health_detail FROM chain_state")
+    finally:
+        await node.kill()
+    hint = "bitcoin.conf: zmqpubrawtxhwm=0 and zmqpubsequencehwm=0"
+    assert detail == f"zmq: the node drops messages in a burst; {hint}"
 
 
 async def test_an_outage_is_told_as_one_change(own: Watching):
