@@ -4,6 +4,9 @@ BIN := .venv/bin
 INSTALL := .venv/.installed
 INSTALL_DEV := .venv/.installed-dev
 
+# Most tests wait for a node or a database. A file stays with one process, so that its tests share theirs.
+SIDE_BY_SIDE := -n 2 --dist loadfile
+
 .PHONY: help install run regtest test soak lint types bench mutants requirements clean
 .DELETE_ON_ERROR:
 
@@ -16,10 +19,10 @@ run: install ## everything on regtest by one command: node, database, watcher, a
 	$(BIN)/paywatch regtest up
 
 regtest: $(INSTALL_DEV) ## install, then the integration tests on real bitcoind and PostgreSQL
-	$(BIN)/python -m pytest -m 'regtest and not soak' tests/chain tests/e2e tests/watcher
+	$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m 'regtest and not soak' tests/chain tests/e2e tests/watcher
 
 test: $(INSTALL_DEV) lint types ## install, then linters, types, import rules and every test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(SIDE_BY_SIDE)
 
 soak: $(INSTALL_DEV) ## the long forms of the tests
 	$(BIN)/python -m pytest -m soak --timeout 3600

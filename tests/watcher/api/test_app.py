@@ -161,7 +161,7 @@ async def test_invoices_get_the_addresses_that_the_node_derives(operator, node, 
 
 async def test_a_descriptor_without_its_checksum_is_the_same_one(operator, pool, descriptors):
     text = descriptors["public wpkh"]
-    for descriptor in (text, text.split("#")[0], re.sub(r"(\d)h", r"\1'", text).split("#")[0]):
+    for descriptor in (text, text.split("#")[0], re.sub(r"(?<=\d)h(?=[/\]])", "'", text).split("#")[0]):
         made = await operator.post("/projects", {"name": "x", "notificationUrl": HOOK, "descriptor": descriptor})
         assert made.status == 201, made.body
     assert await pool.fetchval("SELECT count(*) FROM descriptor") == 1
