@@ -31,7 +31,7 @@ from watcher.store import service
 
 WALLET_RANGE = 100_000
 ROUNDS = 3
-FEW, MANY = 1_000, 1_000_000
+FEW, SOME, MANY = 1_000, 100_000, 1_000_000
 
 # Invoices on scripts that nobody pays: those of the crowd.
 CROWD = """
@@ -118,7 +118,9 @@ async def measure() -> list[Row]:
     """All rows of this bench."""
     async with _world() as world:
         few = {k: await _median(world, k) for k in (0, 100, 1_000)}
-        await crowd(world.pool, FEW, MANY)
+        await crowd(world.pool, FEW, SOME)
+        some = {k: await _median(world, k) for k in (0, 100)}
+        await crowd(world.pool, SOME, MANY)
         many = {k: await _median(world, k) for k in (0, 100, 1_000)}
     hundred, thousand = many[100], many[1_000]
     return [
@@ -128,7 +130,7 @@ async def measure() -> list[Row]:
         Row("full block, 100 payments: 1M open / 1k open", hundred["commit"] / few[100]["commit"], 1.3),
         *(
             Row(f"  {name} open, {k} payments: {what}", row[what] * 1000, None, "ms")
-            for name, rows in (("1k", few), ("1M", many)) for k, row in rows.items() for what in row
+            for name, rows in (("1k", few), ("100k", some), ("1M", many)) for k, row in rows.items() for what in row
         ),
     ]  # fmt: skip
 
@@ -161,7 +163,7 @@ async def _world() -> AsyncIterator[World]:
         async with pool.acquire() as connection:
             await migrate.upgrade(connection)
         rpc = await stack.enter_async_context(BitcoindRpc(miner.rpc_url, (miner.rpc_user, miner.rpc_password)))
-        needed = 2 * ROUNDS * 1_100
+        needed = 3 * ROUNDS * 1_100
         project_id = await add_project(pool, await rpc.derive(descriptor, 0, needed - 1))
         await pool.execute(PAID, project_id)
         await crowd(pool, 0, FEW)
