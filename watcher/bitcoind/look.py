@@ -141,7 +141,6 @@ class Look:
         await self._match(bodies, found)
         if not before and not found.arrivals:
             return None
-        await self._assert_tip(tip.hash)
         await self._pool_facts(found, began_at)
         await self._assert_tip(tip.hash)
         return Change(
@@ -316,14 +315,13 @@ class Look:
         """
         dated: set[bytes] = set()
         while True:
+            dated |= await self._date(found.pooled() - dated, found)
             spenders = await self.rpc.spenders(found.open_outpoints())
             present = set(spenders.values())
             if strangers := present - found.tracked.keys() - found.arrivals.keys() - self.known:
                 await self._match(await self._bodies(dict.fromkeys(strangers)), found)
-                continue
-            if not (undated := found.pooled() & present - dated):
+            elif not found.pooled() & present - dated:
                 break
-            dated |= await self._date(undated, found)
         for txid in found.pooled() - present:
             del found.arrivals[txid]  # gone again; the next look finds it if it comes back
         facts = classify(found.tracked, present, spenders, began_at)
@@ -334,7 +332,7 @@ class Look:
 
         An ancestor may pay us too, and be so new that nobody has told of it yet. Gives those that are still there.
         """
-        entries = await self.rpc.mempool_entries(txids)
+        entries = await self.rpc.mempool_entries(txids) if txids else {}
         for txid, entry in entries.items():
             found.arrivals[txid] = _dated(found.arrivals[txid], entry)
         parents = {parent for entry in entries.values() for parent in entry.depends}
