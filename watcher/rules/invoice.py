@@ -71,21 +71,29 @@ def judge(terms: Terms, standing: Standing, payments: Iterable[Payment], moment:
 def settle(terms: Terms, standing: Standing, payments: Sequence[Payment], moment: Moment) -> list[Step]:
     """The moments since the invoice was judged last, in order; the last one is its present.
 
-    Payments that were not judged before come in with their block, in height order, and then those in the
-    mempool in the order in which they were seen. What was known before takes part from the first moment.
+    Payments that were not judged before come in with their block, coinbases when they are mature, in height order,
+    and then those in the mempool in the order in which they were seen. What was known before takes part from the
+    first moment.
     """
     steps: list[Step] = []
     known = {payment.key: payment for payment in payments if payment.judged}
-    for height, arrivals in _arrivals(payments, moment.tip_height):
+    waiting = [payment for payment in payments if not payment.judged or _may_mature(terms, standing, payment)]
+    for height, arrivals in _arrivals(waiting, moment.tip_height):
         if known:
             _walk(steps, terms, standing, known, _earlier(moment, height - 1))
         for payment in arrivals:
-            known[payment.key] = payment
+            known.setdefault(payment.key, payment)
         _walk(steps, terms, standing, known, _earlier(moment, height))
     for payment in payments:
         known.setdefault(payment.key, payment)
     _walk(steps, terms, standing, known, moment)
     return steps
+
+
+def _may_mature(terms: Terms, standing: Standing, payment: Payment) -> bool:
+    """Whether a coinbase would have counted if it had been mature when the invoice was judged last."""
+    is_waiting = payment.coinbase and payment.tx.anchor is not None and not payment.counted
+    return is_waiting and _belongs(terms, standing, payment)
 
 
 def _earlier(moment: Moment, tip_height: int) -> Moment:
@@ -105,17 +113,16 @@ def _walk(
     steps.append(Step(step.standing, tuple(known.values())))
 
 
-def _arrivals(payments: Iterable[Payment], tip_height: int) -> Iterator[tuple[int, list[Payment]]]:
-    """New payments by the height at which they come in, then those of the mempool, a transaction at a time.
+def _arrivals(waiting: Sequence[Payment], tip_height: int) -> Iterator[tuple[int, list[Payment]]]:
+    """Payments by the height at which they come in, then those of the mempool, a transaction at a time.
 
     The mempool comes at the height that the next block will have. Nodes stamp whole seconds; within one, the
     order in which we learnt of them stands.
     """
-    new = [payment for payment in payments if not payment.judged]
-    anchored = [payment for payment in new if payment.tx.anchor and arrival_height(payment) <= tip_height]
+    anchored = [payment for payment in waiting if payment.tx.anchor and arrival_height(payment) <= tip_height]
     for height, group in groupby(sorted(anchored, key=arrival_height), key=arrival_height):
         yield height, list(group)
-    pooled = [payment for payment in new if payment.tx.state in (TxState.MEMPOOL, TxState.EVICTED)]
+    pooled = [payment for payment in waiting if payment.tx.state in (TxState.MEMPOOL, TxState.EVICTED)]
     pooled.sort(key=lambda payment: payment.first_seen_at)
     for _, group in groupby(pooled, key=lambda payment: payment.tx.txid):
         yield tip_height + 1, list(group)

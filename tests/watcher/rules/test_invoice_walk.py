@@ -147,7 +147,6 @@ def test_a_coinbase_that_matures_after_the_set_closed_does_not_count() -> None:
     assert story.counted() == {named("A")}
 
 
-@pytest.mark.xfail(reason="a look that crosses the maturity of two known coinbases sees them at once", strict=True)
 def test_two_known_coinbases_come_at_their_own_heights() -> None:
     """C in 101a matures at 200 and pays all of it, D in 102a at 201; nobody looked in between."""
     story = Story(ask(0))
