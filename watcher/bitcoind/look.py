@@ -6,6 +6,7 @@ from the mempool (`_pool_facts`), and both fail with `ChainMoved` when the tip m
 """
 
 import asyncio
+from collections import deque
 from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import aclosing
@@ -35,8 +36,9 @@ SMALL_BYTES = 400_000
 
 T = TypeVar("T")
 
-# So much is scanned within a millisecond, which the event loop can bear; a thread costs as much.
-INLINE_BYTES = 100_000
+
+# So many reads are under way while blocks are scanned: the node has the next ones ready.
+READS_AHEAD = 3
 
 # Mempool transactions that are fetched, matched and dropped at a time.
 BODIES_AT_ONCE = 1_000
@@ -238,42 +240,48 @@ class Look:
         All of them were mined before we learnt of the path: every address that they pay is in the filter from now on.
         """
         await self._filter.refresh(self.pool)
-        start, count = 0, 1
-        reading = asyncio.ensure_future(self._raw(path, start, count))
+        done, asked, count = 0, 0, 1
+        reading: deque[asyncio.Task[tuple[list[bytes], PrunedGap | None]]] = deque()
         try:
-            while raw := await reading:
-                done, start = start, start + len(raw)
+            while done < len(path.hashes):
+                while asked < len(path.hashes) and len(reading) < READS_AHEAD:
+                    reading.append(asyncio.create_task(self._raw(path, asked, count)))
+                    asked += count
+                raw, gap = await reading.popleft()
                 count = min(2 * count, BLOCKS_AT_ONCE) if sum(map(len, raw)) < SMALL_BYTES else 1
-                reading = asyncio.ensure_future(self._raw(path, start, count))
-                scanned = await self._scan(raw, watched)
                 TRANSACTIONS_SEEN.labels("block").inc(sum(read_size(block, HEADER_BYTES)[0] for block in raw))
-                for number, (block, ours) in enumerate(scanned, done):
+                for number, (block, ours) in enumerate(await self._scan(raw, watched), done):
                     yield path.hashes[number], block, ours
+                done += len(raw)
+                if gap:
+                    raise gap
         finally:
-            reading.cancel()
-            await asyncio.gather(reading, return_exceptions=True)
+            for task in reading:
+                task.cancel()
+            await asyncio.gather(*reading, return_exceptions=True)
 
     async def _scan(self, raw: Sequence[bytes], watched: AbstractSet[bytes]) -> list[tuple[Scanned, set[bytes]]]:
-        """Blocks, each with the scripts of ours in it, in a thread where it would hold up the event loop."""
-        run = asyncio.to_thread if sum(map(len, raw)) > INLINE_BYTES else _at_once
-        maybe = await run(lambda: [self._filter.bitmap.maybe_in(block) for block in raw])
+        """Blocks, each with the scripts of ours in it; what has to be stepped through, in a thread.
+
+        The search of a full block takes 3 ms, in which a thread would only fight with the event loop for the lock.
+        """
+        maybe = [self._filter.bitmap.maybe_in(block) for block in raw]
         derived = await self._derived(script for scripts in maybe for script in scripts)
         ours = [derived.intersection(scripts) for scripts in maybe]
+        run = asyncio.to_thread if derived or watched else _at_once
         return await run(lambda: [(scan_block(*block, watched), block[1]) for block in zip(raw, ours, strict=True)])
 
-    async def _raw(self, path: _Path, start: int, count: int) -> list[bytes]:
-        """The bytes of `count` blocks of the path, or of those that are left or come before a gap."""
+    async def _raw(self, path: _Path, start: int, count: int) -> tuple[list[bytes], PrunedGap | None]:
+        """The bytes of `count` blocks of the path, or of those that are left, or that come before a gap."""
         hashes = path.hashes[start : start + count]
         found = await self.rpc.blocks(hashes) if len(hashes) > 1 else {}
         raw: list[bytes] = []
         for number, block in enumerate(hashes, start):
             try:
                 raw.append(found.get(block) or await self._block(block, path.fork_point.height + 1 + number))
-            except PrunedGap:
-                if not raw:
-                    raise
-                break
-        return raw
+            except PrunedGap as gap:
+                return raw, gap
+        return raw, None
 
     async def _block(self, block_hash: bytes, height: int) -> bytes:
         source = self.blocks or BlockSource(self.rpc)
