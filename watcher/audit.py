@@ -88,6 +88,12 @@ async def open_audit(settings: Settings, scope: Scope) -> AsyncIterator["Audit"]
             node_client(settings, SCAN_SECONDS) as patient,
         ):
             await migrate.check(pool)
+            state = await chain.state(pool)
+            if state is not None and state.network != settings.network:
+                raise Misconfigured(
+                    f"the database follows {state.network!r}, and the setting network says {settings.network!r}",
+                    "set --network, or name another database",
+                )
             yield Audit(pool, rpc, patient, scope)
     except Transient as error:
         raise Unavailable(error.message, error.hint) from None

@@ -11,6 +11,7 @@ from watcher.bitcoind.client import node_client, second_node_client
 from watcher.bitcoind.rpc import BitcoindRpc, ChainInfo, ZmqNotification
 from watcher.bitcoind.zmq import TOPICS, shortcoming
 from watcher.descriptors import shown
+from watcher.rules.health import ENDING, WORKING, Health
 from watcher.rules.pruning import Pruning
 from watcher.runtime import migrate
 from watcher.runtime.config import Settings
@@ -18,6 +19,8 @@ from watcher.runtime.db import Connection, connect
 from watcher.runtime.errors import PaywatchError
 from watcher.store import chain, gaps
 from watcher.store.descriptors import counters
+
+SEE_HEALTH = "docs/operate.md, Health, says of each state what to do"
 
 OLDEST_POSTGRES = 140000  # server_version_num: 14 is the oldest that gets updates
 
@@ -53,6 +56,17 @@ def _state(directory: str) -> Finding:
     return Finding("state", is_usable, detail, "state_directory is no directory: name another")
 
 
+async def _watcher(connection: Connection) -> Finding:
+    """Whether the watcher says that it works. That none runs is no fault: one may be about to be started."""
+    row = await connection.fetchrow("SELECT health, health_detail, lease_until > now() AS is_active FROM chain_state")
+    if row is None:
+        return Finding("watcher", ok=True, detail="was never started")
+    said = ": ".join(filter(None, [row["health"], row["health_detail"]]))
+    if row["is_active"]:
+        return Finding("watcher", row["health"] in (*WORKING, Health.STARTING), said, SEE_HEALTH)
+    return Finding("watcher", row["health"] not in ENDING, f"does not run; the last one said {said}", SEE_HEALTH)
+
+
 async def _gaps(connection: Connection, limit: int) -> Finding:
     longest = max([(await shown(connection, row)).runs.longest for row in await counters(connection)], default=0)
     detail = f"at most {longest} addresses in a row were not paid, the limit is {limit}"
@@ -73,6 +87,7 @@ async def _database(settings: Settings) -> AsyncIterator[Finding]:
         try:
             await migrate.check(connection)
             yield Finding("schema", ok=True, detail="is what this program needs")
+            yield await _watcher(connection)
             yield await _gaps(connection, settings.gap_limit)
         except PaywatchError as error:
             yield _failed("schema", error)

@@ -153,7 +153,8 @@ class _Planner:
         for row in await read.descriptors(self.audit.pool):
             start = row["derived_count"]
             if start <= last.get(row["id"], -1):
-                derived = await self.audit.derived(row["descriptor"], start, last[row["id"]] + 1 - start)
+                count = last[row["id"]] + 1 + unassigned.MARGIN - start  # the counter goes so far behind a paid address
+                derived = await self.audit.derived(row["descriptor"], start, count)
                 plan.addresses[row["id"]] = start, [(script, address) for address, script in derived]
 
     async def _read_blocks(self, plan: _Plan, stored: list[BlockId]) -> None:

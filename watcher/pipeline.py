@@ -6,7 +6,7 @@ the stored tip is the one that the change starts from and our lease is still the
 and a frozen predecessor cannot write.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -19,7 +19,8 @@ from watcher.rules.decisions import Decision, Setting, decide
 from watcher.rules.invoice import Moment
 from watcher.rules.record import Invoice
 from watcher.rules.timeline import payment_note
-from watcher.runtime.db import Connection, Pool
+from watcher.rules.types import TxFacts
+from watcher.runtime.db import Connection, Pool, Row
 from watcher.runtime.errors import Transient
 from watcher.runtime.ids import new_id
 from watcher.store import chain, journal, outbox, payments, records, unassigned
@@ -167,11 +168,20 @@ async def _store_facts(connection: Connection, change: Change) -> list[journal.L
     after = {facts.txid: facts for facts in change.facts} | {item.facts.txid: item.facts for item in change.arrivals}
     if not after:
         return []
-    notes = [
-        (row["invoice_id"], payment_note(row["vout"], row["amount_sat"], before.get(row["txid"]), after[row["txid"]]))
-        for row in await payments.of_transactions(connection, after)
-    ]
-    return [(invoice_id, note.kind, note.detail) for invoice_id, note in notes]
+    rows = await payments.of_transactions(connection, after)
+    takers = {facts.gone_by for facts in after.values() if facts.gone_by}
+    pays_too = {
+        (row["txid"], row["invoice_id"])
+        for row in (await payments.of_transactions(connection, takers) if takers else ())
+    }
+    return [_line(row, before.get(row["txid"]), after[row["txid"]], pays_too) for row in rows]
+
+
+def _line(row: Row, before: TxFacts | None, after: TxFacts, pays_too: Container[tuple[bytes, str]]) -> journal.Line:
+    """The timeline's line about a payment; `pays_too` are those who took a coin and pay (an invoice) themselves."""
+    has_successor = after.gone_by is not None and (after.gone_by, row["invoice_id"]) in pays_too
+    note = payment_note(row["vout"], row["amount_sat"], before, after, has_successor=has_successor)
+    return row["invoice_id"], note.kind, note.detail
 
 
 async def _inherit(connection: Connection, change: Change) -> None:

@@ -50,7 +50,7 @@ async def findings(settings: Settings) -> dict[str, Finding]:
 
 async def test_all_is_well(settings):
     found = await findings(settings())
-    names = ["settings", "state", "database", "schema", "gaps", "node", "network", "sync", "zmq", "pruning"]
+    names = ["settings", "state", "database", "schema", "watcher", "gaps", "node", "network", "sync", "zmq", "pruning"]
     assert list(found) == names
     assert [finding.name for finding in found.values() if not finding.ok] == []
 
@@ -67,6 +67,26 @@ async def test_without_a_schema(settings, postgres):
     found = await findings(settings(database_url=postgres.url))
     assert found["database"].ok
     assert found["schema"] == Finding("schema", False, "the database has no schema yet", "run `paywatch db upgrade`")
+
+
+@pytest.mark.parametrize(
+    ("health", "seconds_left", "ok", "said"),
+    [
+        ("ok", 5, True, "ok"),
+        ("zmq_down", 5, True, "zmq_down"),
+        ("node_behind", 5, False, "node_behind: what it says"),
+        ("ok", -5, True, "does not run; the last one said ok"),
+        ("deep_reorg", -5, False, "does not run; the last one said deep_reorg: what it says"),
+    ],
+)
+async def test_what_the_watcher_says_of_itself(settings, pool, health, seconds_left, ok, said):
+    await pool.execute(
+        "INSERT INTO chain_state (network, genesis_hash, tip_height, tip_hash, health, health_detail, lease_until) "
+        "VALUES ('regtest', $1, 0, $1, $2, $3, now() + make_interval(secs => $4))",
+        bytes(32), health, "" if ok else "what it says", seconds_left,
+    )  # fmt: skip
+    found = (await findings(settings()))["watcher"]
+    assert (found.ok, found.detail) == (ok, said)
 
 
 async def test_where_it_is_kept_what_was_shown(settings, tmp_path):

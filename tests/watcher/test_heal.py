@@ -19,6 +19,7 @@ from watcher.bitcoind.look import NodeBehind
 from watcher.heal import Healed
 from watcher.rules.heal import REMEDY_OF, RESTORE
 from watcher.runtime.errors import Misconfigured, Unavailable
+from watcher.store.unassigned import MARGIN
 
 pytestmark = pytest.mark.regtest
 
@@ -475,8 +476,9 @@ async def test_an_index_that_was_never_derived_here_was_shown_by_a_lost_database
     assert "index 33 of descriptor 1" in forgotten.detail
     assert [one.done for one in await shop.heal(UTXO)] == [True]
     row = await shop.pool.fetchrow("SELECT next_index, derived_count FROM descriptor")
-    assert tuple(row) == (34, 34)
-    assert await shop.pool.fetchval("SELECT count(*) FROM address") == 34
+    behind = 34 + MARGIN  # so many more may have been shown
+    assert tuple(row) == (behind, behind)
+    assert await shop.pool.fetchval("SELECT count(*) FROM address") == behind
     paid = await shop.pool.fetchrow(
         "SELECT txid, script_pubkey, amount_sat, invoice_id, state FROM payment JOIN tx USING (txid)"
     )

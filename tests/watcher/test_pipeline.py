@@ -11,7 +11,7 @@ import asyncpg
 import pytest
 
 from regtest.wait import wait_for
-from tests.watcher.world import FIRST_HEIGHT, HOOK, Tx, World, coin
+from tests.watcher.world import FIRST_HEIGHT, HOOK, Tx, World, coin, digest
 from watcher import confirmation
 from watcher.pipeline import DUE_BATCH, LeaseLost, Pipeline, StaleTip
 from watcher.runtime.db import Pool
@@ -449,6 +449,21 @@ async def test_a_fee_bump_is_the_same_payment(world: World):
     await world.look()
     assert await world.told(invoice) == [("CONFIRMED", PAID)]
     assert await world.booked(invoice) == {"confirmed": DUE, "chain": -DUE}
+
+
+async def test_a_timeline_tells_a_bump_from_a_double_spend(world: World):
+    invoice = await world.invoice(confirmations=1)
+    world.send(await world.tx("A", (invoice, DUE), spends=coin("x")))
+    await world.look()
+    world.send(await world.tx("B", (invoice, DUE), spends=coin("x")))
+    await world.look()
+    world.send(await world.tx("C", spends=coin("x")))
+    await world.look()
+    rows = await world.pool.fetch("SELECT detail FROM timeline WHERE kind = 'payment_replaced' ORDER BY id")
+    taken = [(row["detail"]["txid"], row["detail"]["byPaysToo"]) for row in rows]
+    bumped, final = (digest(name)[::-1].hex() for name in "AB")
+    assert taken[0] == (bumped, True)
+    assert (final, False) in taken
 
 
 async def test_a_fee_bump_after_the_expiry_is_still_in_time(world: World):

@@ -10,6 +10,7 @@ from watcher.rules.ledger import CHAIN, HELD, TEST, position
 from watcher.rules.money import btc_text
 from watcher.rules.payloads import ANOMALY_TYPE, EVENT_TYPES, invoice_document
 from watcher.rules.record import Invoice
+from watcher.rules.types import FINAL, Standing
 
 Kind = tuple[str, str]  # kind and detail of a finding
 
@@ -80,7 +81,12 @@ def _accounts(position: Mapping[str, int]) -> str:
 def _judgement(invoice: Invoice, moment: Moment) -> Iterator[Kind]:
     again = judge(invoice.terms, invoice.standing, invoice.payments, moment).standing
     if again.told != invoice.standing.told:
-        yield "misjudged", f"it is {invoice.standing.status}, and its facts say {again.status}"
+        detail = f"it is {_standing_text(invoice.standing)}, and its facts say {_standing_text(again)}"
+        yield "misjudged", detail
+
+
+def _standing_text(standing: Standing) -> str:
+    return f"{standing.status} with {standing.paid_sat} sat paid"
 
 
 def _told(invoice: Invoice, events: Sequence[SentEvent]) -> Iterator[Kind]:
@@ -94,6 +100,8 @@ def _told(invoice: Invoice, events: Sequence[SentEvent]) -> Iterator[Kind]:
     status, paid = told[-1].told if told else ("NEW", btc_text(0))
     if (status, paid) != (invoice.standing.status, btc_text(invoice.standing.paid_sat)):
         yield "untold", f"it is {invoice.standing.status}, and the last status told is {status} with {paid} BTC"
+    elif invoice.standing.status in FINAL and told and told[-1].data.get("reason") != invoice.standing.reason:
+        yield "untold", f"its reason is {invoice.standing.reason}, and it was told {told[-1].data.get('reason')}"
 
 
 def _altered(invoice: Invoice, events: Sequence[SentEvent]) -> list[Finding]:
@@ -138,11 +146,12 @@ def _timeline(invoice: Invoice, lines: Sequence[Line]) -> list[Finding]:
 def check_unassigned(script_pubkey: bytes, present_sat: Iterable[int], booked: Mapping[str, int]) -> list[Finding]:
     """Where money on an address without an invoice disagrees with what is booked by its script.
 
-    `present_sat` are the payments in the mempool or in a block: all of it must be booked, held or as test money.
+    `present_sat` are the payments in the mempool or in a block: all of it must be booked, held or as test money. The
+    other side of the entries is another question: whether each posting is balanced.
     """
     total_sat = sum(present_sat)
-    allowed = [{CHAIN: -total_sat, account: total_sat} if total_sat else {} for account in (HELD, TEST)]
-    if dict(booked) in allowed:
+    here = {account: amount_sat for account, amount_sat in booked.items() if account != CHAIN}
+    if here in ([{HELD: total_sat}, {TEST: total_sat}] if total_sat else [{}]):
         return []
     detail = f"the ledger has {_accounts(booked)}, and the payments without an invoice are {total_sat} sat"
     return [Finding("wrong_unassigned", f"script {script_pubkey.hex()}", detail, script_pubkey=script_pubkey)]

@@ -131,7 +131,8 @@ def told_standing(stored: Standing, events: Sequence[SentEvent]) -> Standing | N
         return replace(stored, status=Status.NEW, reason=Reason.CREATED, paid_sat=0)
     try:
         status, paid_sat = Status(told[-1].data["status"]), sat_of_btc(Decimal(told[-1].data["paidBtc"]))
-        reason = stored.reason if stored.status is status else Reason(told[-1].data["reason"])
+        stays = stored.status is status and status not in FINAL  # before that a reason may change without a word
+        reason = stored.reason if stays else Reason(told[-1].data["reason"])
     except (KeyError, ValueError, InvalidOperation):
         return None
     statuses = {event.told[0] for event in told}

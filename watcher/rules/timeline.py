@@ -19,8 +19,12 @@ class Note:
     detail: dict[str, Any]
 
 
-def payment_note(vout: int, amount_sat: int, before: TxFacts | None, after: TxFacts) -> Note:
+def payment_note(
+    vout: int, amount_sat: int, before: TxFacts | None, after: TxFacts, *, has_successor: bool = False
+) -> Note:
     """What has become of a payment; `before` is None for one that was not known.
+
+    `has_successor`: what took its place pays the same invoice.
 
     `payment_reorged`: its block has left the chain. `from` says which, and `blockHash`, if any, where it is now.
     A conflict or a replacement is the bigger news, and says `from` as well.
@@ -29,7 +33,7 @@ def payment_note(vout: int, amount_sat: int, before: TxFacts | None, after: TxFa
     if after.anchor is not None:
         detail |= _block(after.anchor)
     if after.gone_by is not None:
-        detail["by"] = _hex(after.gone_by)
+        detail |= {"by": _hex(after.gone_by), "byPaysToo": has_successor}
     if after.conflict_height is not None:
         detail["conflictHeight"] = after.conflict_height
     if before is None:
@@ -98,17 +102,25 @@ def _returned(detail: Mapping[str, Any]) -> str:
     return f"{_payment(detail)} is back in the mempool."
 
 
+def _successor(detail: Mapping[str, Any]) -> str:
+    return f"{_payment(detail)} gave way to {detail['by']}, which pays this invoice too.{_was(detail)}"
+
+
 def _replaced(detail: Mapping[str, Any]) -> str:
+    if detail.get("byPaysToo"):
+        return _successor(detail)
     return (
-        f"{_payment(detail)} was replaced: transaction {detail['by']} in the mempool spends a coin of it or of a "
-        f"transaction that it depends on.{_was(detail)}"
+        f"{_payment(detail)} was replaced: transaction {detail['by']} in the mempool spends a coin that it spends, or "
+        f"that a transaction spends which it depends on.{_was(detail)}"
     )
 
 
 def _conflicted(detail: Mapping[str, Any]) -> str:
+    if detail.get("byPaysToo"):
+        return _successor(detail)
     return (
         f"{_payment(detail)} was double-spent: transaction {detail['by']} in block {detail['conflictHeight']} spends a "
-        f"coin of it or of a transaction that it depends on.{_was(detail)}"
+        f"coin that it spends, or that a transaction spends which it depends on.{_was(detail)}"
     )
 
 
@@ -131,7 +143,7 @@ _REASONS: dict[str, str] = {
     Reason.MEMPOOL_NOT_TRUSTED: "the amount due is paid, but not accepted while the node may be cut off",
     Reason.REORGED: "a reorganisation took confirmations away that it needs",
     Reason.CONFIRMED: "the amount due is paid, with all confirmations that are required",
-    Reason.ACCEPTED_UNCONFIRMED: "the amount due is paid, and none of its confirmations is required",
+    Reason.ACCEPTED_UNCONFIRMED: "the amount due is paid, and no confirmation is required",
     Reason.CONFIRMED_WITHOUT_PAYMENT: "test mode: it was confirmed without a payment, and the endpoint took the event",
     Reason.EXPIRED: "nothing was paid in time",
     Reason.UNDERPAID: "less than the amount due was paid in time",

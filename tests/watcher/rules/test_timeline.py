@@ -58,6 +58,13 @@ def test_what_becomes_of_a_payment(before: TxFacts | None, after: TxFacts, kind:
     assert words in told
 
 
+@pytest.mark.parametrize("after", [replaced("A"), conflicted("A")])
+def test_a_payer_s_own_bump_is_no_fraud(after: TxFacts) -> None:
+    note = payment_note(0, 1000, in_mempool("A"), after, has_successor=True)
+    assert note.detail["byPaysToo"]
+    assert sentence(note.kind, note.detail) == f"{PAYMENT} gave way to {X}, which pays this invoice too."
+
+
 def test_programs_find_both_blocks_of_a_reorganisation() -> None:
     note = payment_note(3, 1000, in_block("A", "101a"), in_block("A", "102b"))
     assert note.detail == {
