@@ -186,9 +186,9 @@ def _line(row: Row, before: TxFacts | None, after: TxFacts, pays_too: Container[
 
 async def _inherit(connection: Connection, change: Change) -> None:
     """What takes the place of another payment has done so in this change: both have changed with it."""
-    if any(facts.is_taken_back for facts in change.facts):
+    if gone := [facts.txid for facts in change.facts if facts.is_taken_back]:
         present = [facts.txid for facts in change.facts if facts.is_present]
-        await payments.inherit(connection, [*present, *(item.facts.txid for item in change.arrivals)])
+        await payments.inherit(connection, [*present, *(item.facts.txid for item in change.arrivals)], gone)
 
 
 async def _write(

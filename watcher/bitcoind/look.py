@@ -136,14 +136,20 @@ class Look:
     ) -> Change | None:
         """What doorbell messages are about; None when it does not concern us. Raises `ChainMoved` as `whole`."""
         bodies = await self._bodies(added)
-        outpoints = {outpoint for body in bodies.values() for outpoint in body.inputs}
-        parents = {outpoint[:HASH_BYTES] for outpoint in outpoints}
-        before = await chain.tracked_among(self.pool, added.keys() | removed | parents, outpoints)
-        found = _Findings(before)
-        await self._match(bodies, found)
-        if not before and not found.arrivals:
-            return None
-        await self._pool_facts(found, began_at)
+        outpoints: set[bytes] = set()
+        new = {outpoint for body in bodies.values() for outpoint in body.inputs}
+        while True:  # what nobody told of may take the coins of more than what it was found by
+            outpoints |= new
+            parents = {outpoint[:HASH_BYTES] for outpoint in outpoints}
+            before = await chain.tracked_among(self.pool, added.keys() | removed | parents, outpoints)
+            found = _Findings(before)
+            await self._match(bodies, found)
+            if not before and not found.arrivals:
+                return None
+            await self._pool_facts(found, began_at)
+            new = {outpoint for item in found.arrivals.values() for outpoint in item.inputs} - outpoints
+            if not new:
+                break
         await self._assert_tip(tip.hash)
         return Change(
             began_at, tip, tip, (), _changed(before, found.tracked), tuple(found.arrivals.values()), is_complete=False

@@ -135,22 +135,16 @@ def classify(
     `spenders` maps outpoints to the mempool transaction that spends them.
     """
     settled: dict[bytes, TxFacts] = {}
-    for txid in tracked:
-        _settle(txid, tracked, present, spenders, now, settled)
-    return settled
-
-
-def _settle(
-    txid: bytes, tracked: Mapping[bytes, Tracked], present: AbstractSet[bytes], spenders: Mapping[bytes, bytes],
-    now: datetime, settled: dict[bytes, TxFacts],
-) -> TxFacts:  # fmt: skip
-    """The facts of one transaction, after those of its tracked parents."""
-    if txid not in settled:
-        item = tracked[txid]
-        parents = {outpoint[:32] for outpoint in item.inputs} & tracked.keys()
-        fates = [_settle(parent, tracked, present, spenders, now, settled) for parent in sorted(parents)]
-        settled[txid] = _fate(item, present, spenders, fates, now)
-    return settled[txid]
+    waiting = list(tracked)
+    while waiting:  # parents first; a chain of payments may be longer than calls can be nested
+        item = tracked[waiting[-1]]
+        parents = sorted({outpoint[:32] for outpoint in item.inputs} & tracked.keys())
+        unsettled = [parent for parent in parents if parent not in settled]
+        waiting += unsettled
+        if not unsettled:
+            txid = waiting.pop()
+            settled[txid] = _fate(item, present, spenders, [settled[parent] for parent in parents], now)
+    return {txid: settled[txid] for txid in tracked}
 
 
 def _fate(

@@ -89,11 +89,17 @@ _TRACKED_ABOVE = f"""{_TRACKED} WHERE t.state IN ('mempool', 'replaced', 'evicte
 UNION ALL {_TRACKED} WHERE t.conflict_height > $1
 UNION ALL {_TRACKED} WHERE t.anchor_height > $1"""
 
-# The fate of an ancestor is that of its descendants, so all that are tracked come along.
+# The fate of an ancestor is that of its descendants, and what takes a coin of one takes it from all: so the whole
+# family comes along, up and down, as far as the mempool can still change it.
 _TRACKED_AMONG = f"""
 WITH RECURSIVE family(txid) AS (
   (SELECT unnest($1::bytea[]) UNION SELECT txid FROM tx_input WHERE outpoint = ANY($2::bytea[]))
-  UNION SELECT substr(i.outpoint, 1, 32) FROM family JOIN tx_input i USING (txid)
+  UNION SELECT t.txid FROM family f CROSS JOIN LATERAL (
+    SELECT substr(i.outpoint, 1, 32) AS txid FROM tx_input i WHERE i.txid = f.txid
+    UNION ALL
+    SELECT i.txid FROM tx_input i
+    WHERE i.outpoint BETWEEN f.txid || '\\x00000000'::bytea AND f.txid || '\\xffffffff'::bytea
+  ) kin JOIN tx t ON t.txid = kin.txid AND t.state IN ('mempool', 'replaced', 'evicted')
 )
 {_TRACKED} WHERE t.state IN ('mempool', 'replaced', 'evicted') AND t.txid IN (SELECT txid FROM family)"""  # noqa: S608
 
@@ -109,7 +115,7 @@ async def tracked_above(connection: Connection, fork_height: int) -> dict[bytes,
 async def tracked_among(
     connection: Connection, txids: Iterable[bytes], outpoints: Iterable[bytes]
 ) -> dict[bytes, Tracked]:
-    """Of `txids`, the spenders of `outpoints` and the ancestors of both: what is tracked and the mempool can change."""
+    """Of `txids`, the spenders of `outpoints` and the families of both: what is tracked and the mempool can change."""
     rows = await connection.fetch(
         _TRACKED_AMONG, list(txids), list(outpoints),
     )  # fmt: skip

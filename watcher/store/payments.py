@@ -42,9 +42,12 @@ FROM (
          bool_or(old.in_closed_set) AS in_closed_set,
          (array_agg(old.rate ORDER BY old.first_seen_at))[1] AS rate
   FROM payment new
-  JOIN tx_input ni ON ni.txid = new.txid
-  JOIN tx_input oi ON oi.outpoint = ni.outpoint AND oi.txid <> ni.txid
-  JOIN payment old ON old.txid = oi.txid AND old.invoice_id = new.invoice_id
+  CROSS JOIN LATERAL (
+    SELECT oi.txid FROM tx_input ni JOIN tx_input oi ON oi.outpoint = ni.outpoint AND oi.txid <> ni.txid
+    WHERE ni.txid = new.txid
+    UNION SELECT t.txid FROM tx t WHERE t.txid = ANY($2) AND t.gone_by = new.txid
+  ) gone
+  JOIN payment old ON old.txid = gone.txid AND old.invoice_id = new.invoice_id
   WHERE new.txid = ANY($1)
   GROUP BY new.txid, new.vout
 ) o
@@ -52,12 +55,13 @@ WHERE n.txid = o.txid AND n.vout = o.vout
 """
 
 
-async def inherit(connection: Connection, txids: Sequence[bytes]) -> None:
+async def inherit(connection: Connection, txids: Sequence[bytes], gone: Sequence[bytes]) -> None:
     """A payment that spends an input of another payment of its invoice is that payment with another fee.
 
+    So is one that takes the place of others with their parent: `gone` are the transactions that were just taken back.
     It inherits when it was seen first, and its place in the judged past and in the closed set.
     """
-    await connection.execute(_INHERIT, list(txids))
+    await connection.execute(_INHERIT, list(txids), list(gone))
 
 
 async def of_transactions(connection: Connection, txids: Iterable[bytes]) -> list[Row]:

@@ -291,3 +291,16 @@ def test_missing_alone_is_never_taken_back(tracked: dict[bytes, Tracked], presen
             assert not facts.is_taken_back
         if txid in present and tracked[txid].facts.state not in (TxState.ANCHORED, TxState.CONFLICTED):
             assert facts.state is TxState.MEMPOOL
+
+
+def test_a_long_chain_of_payments_is_settled_whatever_comes_first() -> None:
+    """Longer than calls can be nested: blocks may hold thousands of transactions that spend one another."""
+    names = [str(number) for number in range(3_000)]
+    outpoints = [named("coin") + bytes(4), *(named(name) + bytes(4) for name in names[:-1])]
+    line = {
+        named(name): Tracked(in_mempool(name), (outpoint,)) for name, outpoint in zip(names, outpoints, strict=True)
+    }
+    children_first = dict(reversed(line.items()))
+    settled = classify(children_first, frozenset({named("X")}), {outpoints[0]: named("X")}, at(0))
+    assert set(settled) == set(line)
+    assert {facts.gone_by for facts in settled.values()} == {named("X")}

@@ -90,7 +90,7 @@ async def test_what_is_tracked_above_a_height(pool):
 
 
 async def test_what_is_tracked_among_some(pool):
-    """By txid, by what it spends, and with it all ancestors; not what blocks have settled, nor anybody else."""
+    """By txid, by what it spends, and with it its family; not what blocks have settled, nor anybody else."""
     world = await World.begin(pool)
     grandparent = await world.tx("G")
     parent = await world.tx("P", spends=grandparent.change)
@@ -111,7 +111,7 @@ async def test_what_is_tracked_among_some(pool):
     assert await among([], [coin("O")]) == {other.txid}
     assert await among([child.txid], []) == {tx.txid for tx in (grandparent, parent, child)}
     assert await among([], [parent.change]) == {tx.txid for tx in (grandparent, parent, child)}
-    assert await among([grandparent.txid], []) == {grandparent.txid}
+    assert await among([grandparent.txid], []) == {tx.txid for tx in (grandparent, parent, child)}
     assert await among([settled.txid], [coin("S")]) == set()
 
 

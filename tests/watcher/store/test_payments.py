@@ -16,7 +16,7 @@ async def arrive(world: World, *txs: Tx) -> None:
     arrivals = [tx.arrival(TxFacts(tx.txid, TxState.MEMPOOL), world.now) for tx in txs]
     await chain.insert_arrivals(world.pool, arrivals)
     await payments.insert(world.pool, arrivals)
-    await payments.inherit(world.pool, [tx.txid for tx in txs])
+    await payments.inherit(world.pool, [tx.txid for tx in txs], [])
 
 
 async def test_a_payment_belongs_to_the_invoice_of_its_script(pool):
