@@ -193,9 +193,7 @@ class BitcoindRpc(JsonRpc):
 
     async def block_hashes(self, first_height: int, last_height: int) -> list[bytes]:
         """The blocks at these heights of the best chain, lowest first; fewer when the tip is below the last height."""
-        heights = range(first_height, last_height + 1)
-        found = await self._ask_each(from_hex, "getblockhash", heights, lambda height: [height], (INVALID_PARAMETER,))
-        return list(found.values())
+        return list((await self.block_hashes_at(range(first_height, last_height + 1))).values())
 
     async def blocks(self, blocks: Collection[bytes]) -> dict[bytes, bytes]:
         """The bytes of those of the blocks that the node still has, each as `block` gives them."""
