@@ -131,4 +131,5 @@ class Running:
             return len(await told()) >= len(types)
 
         await wait_for(is_complete, 20, f"{types} of {invoice_id}")
-        assert await told() == list(types)
+        found = await told()
+        assert found == list(types), found

@@ -125,6 +125,7 @@ async def test_reorg_replaces_blocks_by_empty_ones(up, command):
 async def test_reorg_can_take_a_payment_away_for_good(up, command):
     invoice = await up.add_invoice("200.00")
     txid = await up.chain.pay(invoice["address"], 400_000)
+    await up.wait_events(invoice["id"], "invoice.unconfirmed")
     await up.chain.mine()
     await up.wait_events(invoice["id"], "invoice.unconfirmed", "invoice.confirmed")
     await command("reorg", "1", "--conflict", txid)
