@@ -109,8 +109,10 @@ class Running:
         await wait_for(self.is_ready, 30, "API and sink to be ready")
 
     async def add_invoice(self, amount: str = "25.00", **fields: Any) -> dict[str, Any]:
-        """Of a project of its own, which notifies the sink."""
-        body = {"name": "shop", "notificationUrl": self.links["sink"] + "/hook", "currency": "EUR"}
+        """Of a project of its own, which notifies the sink, on addresses that no test pays beside it."""
+        descriptor = await self.chain.receiver.descriptor("tr")
+        body = {"name": "shop", "currency": "EUR", "descriptor": descriptor}
+        body["notificationUrl"] = self.links["sink"] + "/hook"
         project = await self.api.post("/projects", body)
         return await self.api.post(
             "/invoices", {"projectId": project["id"], "amount": amount, "currency": "EUR", **fields}
