@@ -43,6 +43,9 @@ log = structlog.get_logger()
 TICK_SECONDS = 0.5
 BACKOFF_MAX_SECONDS = 2.0
 
+# The node tells its uptime in whole seconds, and an answer takes a moment.
+UPTIME_SLACK_SECONDS = 2.0
+
 # A publisher learns of a new subscription a little late; until it surely has, the timer does not rely on it.
 SETTLING_SECONDS = 5.0
 
@@ -81,6 +84,7 @@ class Feed:
     _resynced_at: float = field(default=0.0)
     _offered: bool = False
     _mempool_is_trusted: bool = False  # as of the last look at everything
+    _node_started_at: float = 0.0  # by the loop's clock
     _pruning_is_near: bool = False
     _cut_off: Health | None = None
     _warning: str = ""  # what is not as it should be although we work
@@ -200,9 +204,10 @@ class Feed:
 
     async def _ask_node(self, state: chain.ChainState) -> _Node:
         """Where the node stands, written down for those who ask us. Raises `WrongChain`."""
-        info, mempool, network = await asyncio.gather(
-            self.rpc.chain_info(), self.rpc.mempool_info(), self.rpc.network_info()
+        info, mempool, network, uptime_seconds = await asyncio.gather(
+            self.rpc.chain_info(), self.rpc.mempool_info(), self.rpc.network_info(), self.rpc.uptime_seconds()
         )
+        self._notice_restart(uptime_seconds)
         if info.chain != state.network:
             raise WrongChain(
                 f"bitcoind is on the chain {info.chain!r} now, and we follow {state.network!r}",
@@ -216,6 +221,13 @@ class Feed:
             has_mempool=mempool.loaded and not info.initial_block_download,
             cut_off=cut_off(info.chain, network.connections_out, tip_time, datetime.now(UTC)),
         )
+
+    def _notice_restart(self, uptime_seconds: int) -> None:
+        """A node may be restarted between two looks, and have forgotten its mempool: then it is offered again."""
+        started_at = asyncio.get_running_loop().time() - uptime_seconds
+        if started_at - self._node_started_at > UPTIME_SLACK_SECONDS:
+            self._offered = False
+        self._node_started_at = started_at
 
     def _watch_pruning(self, info: ChainInfo, tip_height: int) -> None:
         """Raise the alarm while there is still time, once; and say when it is over."""
