@@ -9,6 +9,8 @@ here is not forced to the disk (`synchronous=NORMAL`): it survives every crash o
 the last of them, which matters only if the database is lost in the same moment.
 """
 
+import fcntl
+import os
 import sqlite3
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -51,9 +53,10 @@ class Witness:
                 Path(directory).mkdir(mode=0o700, parents=True, exist_ok=True)
             file = Path(directory) / FILE if directory else ":memory:"
             self._file = sqlite3.connect(file, BUSY_SECONDS, isolation_level=None)
-            self._file.execute("PRAGMA journal_mode = WAL")
-            self._file.execute("PRAGMA synchronous = NORMAL")
-            self._file.execute(_SCHEMA)
+            with _one_at_a_time(directory):
+                self._file.execute("PRAGMA journal_mode = WAL")
+                self._file.execute("PRAGMA synchronous = NORMAL")
+                self._file.execute(_SCHEMA)
         except (OSError, sqlite3.Error) as error:
             raise Misconfigured(
                 f"state_directory {directory} cannot be used: {error}",
@@ -82,6 +85,20 @@ class Witness:
         """All indexes below `next_index` may have been shown. A smaller one than before changes nothing."""
         with _errors_as_transient():
             self._file.execute(_NOTE, [key_of(descriptor), next_index])
+
+
+@contextmanager
+def _one_at_a_time(directory: str) -> Iterator[None]:
+    """SQLite refuses a second process that makes a file's first WAL at once: it does not wait for it."""
+    if not directory:
+        yield
+        return
+    handle = os.open(directory, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)  # and gives up the lock
 
 
 @contextmanager

@@ -3,6 +3,8 @@
 import asyncio
 import sqlite3
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -67,6 +69,22 @@ with Witness(sys.argv[1]) as witness:
         witness.note(f"own {sys.argv[2]}", index + 1)
         assert witness.next_index("d") > index
 """
+
+
+def test_whoever_opens_a_new_file_in_the_same_moment_waits_for_the_others(tmp_path: Path):
+    together, rounds = 4, 40  # without the wait about every fifth round fails
+
+    def opens(directory: Path) -> int:
+        gate.wait()
+        with Witness(str(directory)) as witness:
+            witness.note("d", 1)
+            return witness.next_index("d")
+
+    with ThreadPoolExecutor(together) as threads:
+        for round_number in range(rounds):
+            gate = threading.Barrier(together)
+            directory = tmp_path / str(round_number)
+            assert list(threads.map(opens, [directory] * together)) == [1] * together
 
 
 async def test_processes_that_begin_in_the_same_moment_lose_nothing(tmp_path: Path):
