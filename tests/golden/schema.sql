@@ -195,8 +195,12 @@ CREATE TABLE public.invoice (
     judge_pending boolean DEFAULT false NOT NULL,
     judge_at timestamp with time zone,
     judge_at_height integer,
+    anomaly_confirmations integer DEFAULT 2 NOT NULL,
+    eviction_limit_hours integer DEFAULT 72 NOT NULL,
+    unconfirmed_cap_sat bigint,
     CONSTRAINT invoice_amount_check CHECK ((amount > (0)::numeric)),
     CONSTRAINT invoice_amount_due_sat_check CHECK (((amount_due_sat >= 1) AND (amount_due_sat <= '2100000000000000'::bigint))),
+    CONSTRAINT invoice_anomaly_confirmations_check CHECK ((anomaly_confirmations >= 1)),
     CONSTRAINT invoice_check CHECK (((quote_id IS NULL) = (currency = 'BTC'::text))),
     CONSTRAINT invoice_check1 CHECK (((tolerance_under_sat >= 0) AND (tolerance_under_sat <= (amount_due_sat - 1)))),
     CONSTRAINT invoice_check2 CHECK (((NOT confirmed_without_payment) OR test)),
@@ -208,12 +212,14 @@ CREATE TABLE public.invoice (
     CONSTRAINT invoice_check8 CHECK (((status <> ALL (ARRAY['EXPIRED'::text, 'INVALID'::text])) OR set_closed)),
     CONSTRAINT invoice_check9 CHECK (((status <> ALL (ARRAY['NEW'::text, 'UNDERPAID'::text])) OR (judge_at IS NOT NULL))),
     CONSTRAINT invoice_currency_check CHECK ((currency ~ '^[A-Z]{3}$'::text)),
+    CONSTRAINT invoice_eviction_limit_hours_check CHECK ((eviction_limit_hours >= 1)),
     CONSTRAINT invoice_expires_at_check CHECK ((expires_at = date_trunc('second'::text, expires_at))),
     CONSTRAINT invoice_id_check CHECK ((id ~ '^inv_[0-9A-HJKMNP-TV-Z]{26}$'::text)),
     CONSTRAINT invoice_paid_sat_check CHECK ((paid_sat >= 0)),
     CONSTRAINT invoice_required_confirmations_check CHECK ((required_confirmations >= 0)),
     CONSTRAINT invoice_status_check CHECK ((status = ANY (ARRAY['NEW'::text, 'UNDERPAID'::text, 'UNCONFIRMED'::text, 'CONFIRMED'::text, 'EXPIRED'::text, 'INVALID'::text]))),
-    CONSTRAINT invoice_tolerance_over_sat_check CHECK ((tolerance_over_sat >= 0))
+    CONSTRAINT invoice_tolerance_over_sat_check CHECK ((tolerance_over_sat >= 0)),
+    CONSTRAINT invoice_unconfirmed_cap_sat_check CHECK ((unconfirmed_cap_sat >= 0))
 );
 CREATE TABLE public.ledger_entry (
     id bigint NOT NULL,

@@ -16,7 +16,7 @@ from watcher.api.schemas.requests import InvoicePage, LinePage, NewInvoice, Noth
 from watcher.prices.sources import current_quote
 from watcher.rules.money import BTC, MAX_SAT, SAT_PER_BTC, due_sat, exact_value
 from watcher.rules.payloads import invoice_document
-from watcher.rules.policy import Requirement, requirement
+from watcher.rules.policy import Requirement, cap_sat, requirement
 from watcher.rules.record import Invoice
 from watcher.rules.types import Terms
 from watcher.runtime.db import Connection
@@ -70,7 +70,7 @@ def _new(call: Call[NewInvoice, Nothing], project: Project) -> invoices.NewInvoi
     if body.notification_url is not None:
         with about("notificationUrl"):
             check_url(body.notification_url, settings.allow_http_targets, settings.allow_targets)
-    created_at = call.now.replace(microsecond=0)
+    required = _required(call, project, amount, amount_due_sat)
     return invoices.NewInvoice(
         id=new_id("inv"),
         project_id=project.id,
@@ -78,16 +78,30 @@ def _new(call: Call[NewInvoice, Nothing], project: Project) -> invoices.NewInvoi
         test=project.mode == "test",
         amount=amount,
         currency=body.currency,
-        amount_due_sat=amount_due_sat,
         quote=quote,
         reference=body.reference,
         description=body.description,
         redirect_url=body.redirect_url,
         metadata=body.metadata or {},
         endpoint_id=None,
-        created_at=created_at,
-        expires_at=created_at + timedelta(seconds=body.expires_in),
-        required=_required(call, project, amount, amount_due_sat),
+        created_at=call.now.replace(microsecond=0),
+        terms=_terms(call, project, amount_due_sat, required.confirmations),
+        required_reasons=required.reasons,
+    )
+
+
+def _terms(call: Call[NewInvoice, Nothing], project: Project, amount_due_sat: int, confirmations: int) -> Terms:
+    """What the project's policy of this moment makes of the amount."""
+    policy, quote = project.policy, current_quote(call.context.settings, project.currency, call.now)
+    return Terms(
+        amount_due_sat,
+        call.now.replace(microsecond=0) + timedelta(seconds=call.body.expires_in),
+        confirmations,
+        policy.tolerance.under(amount_due_sat),
+        policy.tolerance.over(amount_due_sat),
+        policy.eviction_limit,
+        policy.anomaly_confirmations,
+        cap_sat(policy, project.currency, quote.rate if quote else None),
     )
 
 
@@ -139,7 +153,7 @@ def _record(new: invoices.NewInvoice, created: invoices.Created, url: str | None
     return Invoice(
         new.id, new.project_id, new.test, new.amount, new.currency, quote, created.address, created.script_pubkey,
         new.reference, new.description, new.redirect_url, url, new.metadata, new.created_at,
-        Terms(new.amount_due_sat, new.expires_at, new.required.confirmations), new.required.reasons,
+        new.terms, new.required_reasons,
     )  # fmt: skip
 
 

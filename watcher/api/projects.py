@@ -7,7 +7,7 @@ from watcher.api.dispatch import Answer, Call
 from watcher.api.errors import Problem, about, not_found, unprocessable
 from watcher.api.schemas.requests import ConfirmationPolicy, NewProject, Nothing, ProjectChange, ProjectPage
 from watcher.rules.money import MINOR_DIGITS
-from watcher.rules.policy import Policy, Tier
+from watcher.rules.policy import Policy, Tier, default_cap
 from watcher.runtime.ids import new_id
 from watcher.runtime.targets import check_url
 from watcher.store import api_keys, descriptors, projects
@@ -51,11 +51,11 @@ async def _descriptor(call: Call[NewProject, Nothing]) -> tuple[str, Derived]:
 def policy_of(asked: ConfirmationPolicy | None, currency: str) -> Policy:
     """The policy that a merchant describes; the default one if they do not. Raises `Problem` 422."""
     if asked is None:
-        return Policy()
+        return Policy(unconfirmed_cap=default_cap(currency))
     tiers = tuple(Tier(Decimal(tier.up_to), tier.confirmations) for tier in asked.tiers)
     for number, tier in enumerate(tiers):
         check_decimals(f"confirmationPolicy.tiers.{number}.upTo", tier.up_to, currency)
-    return Policy(tiers, asked.above, is_default=False)
+    return Policy(tiers, asked.above, is_default=False, unconfirmed_cap=default_cap(currency))
 
 
 def check_decimals(field: str, amount: Decimal, currency: str) -> None:

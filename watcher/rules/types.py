@@ -110,6 +110,7 @@ class Terms:
     tolerance_over_sat: int = 0
     eviction_limit: timedelta = timedelta(hours=72)
     anomaly_confirmations: int = 2
+    unconfirmed_cap_sat: int | None = None  # of the project's accepted unconfirmed money; None: no cap
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,8 +7,8 @@ from typing import Any
 
 from watcher.rules.invoice import EXPIRY_GRACE
 from watcher.rules.money import btc_text, fiat_text
-from watcher.rules.policy import Requirement
 from watcher.rules.record import Quote
+from watcher.rules.types import Terms
 from watcher.runtime.db import Connection
 from watcher.runtime.errors import Transient
 from watcher.store.filters import where
@@ -25,16 +25,15 @@ class NewInvoice:
     test: bool
     amount: Decimal
     currency: str
-    amount_due_sat: int
     quote: Quote | None  # None: a BTC invoice
     reference: str | None
     description: str | None
     redirect_url: str | None
     metadata: dict[str, Any]
     endpoint_id: int | None
-    created_at: datetime  # whole seconds, as the expiry
-    expires_at: datetime
-    required: Requirement
+    created_at: datetime  # whole seconds
+    terms: Terms
+    required_reasons: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,10 +60,11 @@ WITH {LOCK}, taken AS (
 ), made AS (
   INSERT INTO invoice (
     id, project_id, test, amount, currency, amount_due_sat, quote_id, script_pubkey, reference, description,
-    redirect_url, metadata, endpoint_id, created_at, expires_at, required_confirmations, required_reasons, judge_at
+    redirect_url, metadata, endpoint_id, created_at, expires_at, required_confirmations, required_reasons, judge_at,
+    tolerance_under_sat, tolerance_over_sat, eviction_limit_hours, anomaly_confirmations, unconfirmed_cap_sat
   )
   SELECT $6, $7, $8, $9, $10, $11, (SELECT id FROM quoted), script_pubkey, $12, $13, $14, $15, $16, $17, $18, $19,
-         $20, $21
+         $20, $21, $24, $25, $26, $27, $28
   FROM free
   RETURNING id, created_at
 ), noted AS (
@@ -81,14 +81,15 @@ class NoAddressLeft(Transient):
 
 async def create(connection: Connection, new: NewInvoice, never_below: int = 0) -> Created:
     """Write a new invoice with an address of its own, of index `never_below` or higher. Raises `NoAddressLeft`."""
-    quote = new.quote
+    quote, terms = new.quote, new.terms
     while True:
         row = await connection.fetchrow(
             _CREATE, new.currency, quote and quote.rate, quote and quote.source, quote and quote.quoted_at,
-            new.descriptor_id, new.id, new.project_id, new.test, new.amount, new.currency, new.amount_due_sat,
+            new.descriptor_id, new.id, new.project_id, new.test, new.amount, new.currency, terms.amount_due_sat,
             new.reference, new.description, new.redirect_url, new.metadata, new.endpoint_id, new.created_at,
-            new.expires_at, new.required.confirmations, list(new.required.reasons), new.expires_at + EXPIRY_GRACE,
-            _first_line(new), never_below,
+            terms.expires_at, terms.required_confirmations, list(new.required_reasons), terms.expires_at + EXPIRY_GRACE,
+            _first_line(new), never_below, terms.tolerance_under_sat, terms.tolerance_over_sat,
+            int(terms.eviction_limit.total_seconds() // 3600), terms.anomaly_confirmations, terms.unconfirmed_cap_sat,
         )  # fmt: skip
         if row is None:
             raise NoAddressLeft("no derived address is left")
@@ -102,11 +103,11 @@ def _first_line(new: NewInvoice) -> dict[str, Any]:
     return {
         "amount": fiat_text(new.amount, new.currency),
         "currency": new.currency,
-        "btc": btc_text(new.amount_due_sat),
+        "btc": btc_text(new.terms.amount_due_sat),
         "rate": rate,
         "test": new.test,
-        "requiredConfirmations": new.required.confirmations,
-        "reasons": list(new.required.reasons),
+        "requiredConfirmations": new.terms.required_confirmations,
+        "reasons": list(new.required_reasons),
     }
 
 

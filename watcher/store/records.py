@@ -3,19 +3,17 @@
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from decimal import Decimal
 
-from watcher.rules.policy import from_json
 from watcher.rules.record import Invoice, Quote
 from watcher.rules.types import BlockId, Payment, Reason, Standing, Status, Terms, TxFacts, TxState
 from watcher.runtime.db import Connection, Row
 
 _INVOICES = """
-SELECT i.*, a.address, e.url AS notification_url, p.policy, q.rate, q.source, q.quoted_at
+SELECT i.*, a.address, e.url AS notification_url, q.rate, q.source, q.quoted_at
 FROM invoice i
 JOIN address a USING (script_pubkey)
-JOIN project p ON p.id = i.project_id
 LEFT JOIN quote q ON q.id = i.quote_id
 LEFT JOIN endpoint e ON e.id = i.endpoint_id
 WHERE i.id = ANY($1)
@@ -47,7 +45,6 @@ async def load(connection: Connection, invoice_ids: Sequence[str], *, lock: bool
 
 
 def _invoice(row: Row, payments: tuple[Payment, ...], rates: dict[tuple[bytes, int], Decimal]) -> Invoice:
-    policy = from_json(row["policy"])
     return Invoice(
         id=row["id"],
         project_id=row["project_id"],
@@ -65,7 +62,8 @@ def _invoice(row: Row, payments: tuple[Payment, ...], rates: dict[tuple[bytes, i
         created_at=row["created_at"],
         terms=Terms(
             row["amount_due_sat"], row["expires_at"], row["required_confirmations"], row["tolerance_under_sat"],
-            row["tolerance_over_sat"], policy.eviction_limit, policy.anomaly_confirmations,
+            row["tolerance_over_sat"], timedelta(hours=row["eviction_limit_hours"]), row["anomaly_confirmations"],
+            row["unconfirmed_cap_sat"],
         ),
         required_reasons=tuple(row["required_reasons"]),
         standing=Standing(

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from watcher.rules.policy import Policy, Requirement, Tier, from_json, requirement, to_json
+from watcher.rules.policy import Policy, Requirement, Tier, Tolerance, cap_sat, from_json, requirement, to_json
 
 DEFAULT = Policy()
 TIERS = Policy((Tier(Decimal(10), 0), Tier(Decimal(1000), 1), Tier(Decimal(5000), 3)), 6, is_default=False)
@@ -128,4 +128,38 @@ def test_the_defaults() -> None:
         "isDefault": True,
         "anomalyConfirmations": 2,
         "evictionLimitHours": 72,
+        "unconfirmedCap": "1000",
+        "tolerance": {"underSat": 0, "underPercent": "0", "overSat": 0, "overPercent": "0"},
     }
+
+
+@pytest.mark.parametrize(
+    ("amount_sat", "percent", "due_sat", "under_sat", "over_sat"),
+    [
+        (0, "0", 100_000, 0, 0),
+        (500, "0", 100_000, 500, 500),
+        (500, "0.5", 100_000, 500, 500),
+        (500, "0.51", 100_000, 510, 510),
+        (0, "0.999", 100_100, 999, 999),  # rounded down
+        (5_000, "0", 1_000, 999, 5_000),  # never all of it
+        (0, "99.99", 1, 0, 0),
+    ],
+)
+def test_the_larger_of_satoshi_and_per_cent_is_tolerated(amount_sat, percent, due_sat, under_sat, over_sat):
+    tolerance = Tolerance(amount_sat, Decimal(percent), amount_sat, Decimal(percent))
+    assert (tolerance.under(due_sat), tolerance.over(due_sat)) == (under_sat, over_sat)
+
+
+@pytest.mark.parametrize(
+    ("cap", "currency", "rate", "sat"),
+    [
+        (Decimal(1000), "EUR", Decimal(50_000), 2_000_000),
+        (Decimal(1000), "EUR", Decimal(30_000), 3_333_334),
+        (Decimal(1000), "EUR", None, 0),
+        (None, "EUR", None, None),
+        (Decimal("0.02"), "BTC", None, 2_000_000),
+        (Decimal(10) ** 18, "EUR", Decimal(1), 2_100_000_000_000_000),
+    ],
+)
+def test_the_cap_in_satoshi(cap, currency, rate, sat):
+    assert cap_sat(Policy(unconfirmed_cap=cap), currency, rate) == sat

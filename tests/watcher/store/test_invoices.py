@@ -8,14 +8,15 @@ from decimal import Decimal
 import pytest
 
 from tests.support import add_project
-from watcher.rules.policy import Requirement
 from watcher.rules.record import Quote
+from watcher.rules.types import Terms
 from watcher.runtime.ids import new_id
 from watcher.store import invoices, records
 from watcher.store.invoices import Filter, NewInvoice, NoAddressLeft
 
 NOW = datetime(2026, 11, 20, 8, 30, tzinfo=UTC)
 QUOTE = Quote("EUR", Decimal(50_000), "fixed", NOW)
+TERMS = Terms(20_000, NOW + timedelta(seconds=900), 0, 10, 20, timedelta(hours=5), 3, 400)
 
 
 @pytest.fixture
@@ -23,7 +24,7 @@ async def new(pool) -> NewInvoice:
     project_id = await add_project(pool, [(f"a{n}", bytes([n + 1])) for n in range(6)])
     return NewInvoice(
         new_id("inv"), project_id, await pool.fetchval("SELECT id FROM descriptor"), True, Decimal("10.00"), "EUR",
-        20_000, QUOTE, "r", None, None, {}, None, NOW, NOW + timedelta(seconds=900), Requirement(0, ("because",)),
+        QUOTE, "r", None, None, {}, None, NOW, TERMS, ("because",),
     )  # fmt: skip
 
 
@@ -81,7 +82,7 @@ async def test_it_reads_back_whole(pool, new):
     created = await invoices.create(pool, new)
     invoice = (await records.load(pool, [new.id]))[new.id]
     assert (invoice.address, invoice.script_pubkey, invoice.quote) == (created.address, created.script_pubkey, QUOTE)
-    assert (invoice.terms.amount_due_sat, invoice.terms.expires_at) == (20_000, new.expires_at)
+    assert invoice.terms == TERMS
     assert invoice.required_reasons == ("because",)
     assert await invoices.project_of(pool, new.id) == new.project_id
     assert await invoices.project_of(pool, new_id("inv")) is None
