@@ -7,7 +7,7 @@ from typing import Any
 from watcher.rules.ledger import CONFIRMED, HELD, PENDING, TEST
 from watcher.rules.money import btc_text, fiat_text
 from watcher.rules.payloads import time_text
-from watcher.rules.policy import Policy
+from watcher.rules.policy import Policy, Tolerance, tiers_of
 from watcher.rules.timeline import sentence
 from watcher.runtime.db import Row
 from watcher.store.projects import Project
@@ -29,16 +29,31 @@ def project(project: Project, *, to_operator: bool) -> dict[str, Any]:
         "notificationUrlStatus": project.endpoint_status,
         "descriptor": project.descriptor if to_operator else None,
         "confirmationPolicy": _policy(project.policy, project.currency),
+        "tolerance": _tolerance(project.policy.tolerance),
+        "anomalyConfirmations": project.policy.anomaly_confirmations,
+        "evictionLimitHours": int(project.policy.eviction_limit.total_seconds() // 3600),
         "createdAt": time_text(project.created_at),
     }
 
 
 def _policy(policy: Policy, currency: str) -> dict[str, Any]:
+    cap = policy.unconfirmed_cap
     return {
         "tiers": [
-            {"upTo": fiat_text(tier.up_to, currency), "confirmations": tier.confirmations} for tier in policy.tiers
+            {"upTo": fiat_text(tier.up_to, currency), "confirmations": tier.confirmations}
+            for tier in tiers_of(policy, currency)
         ],
         "above": policy.confirmations_above,
+        "unconfirmedCap": None if cap is None else fiat_text(cap, currency),
+    }
+
+
+def _tolerance(tolerance: Tolerance) -> dict[str, Any]:
+    return {
+        "underSat": tolerance.under_sat,
+        "underPercent": f"{tolerance.under_percent.normalize():f}",
+        "overSat": tolerance.over_sat,
+        "overPercent": f"{tolerance.over_percent.normalize():f}",
     }
 
 

@@ -45,6 +45,16 @@ class ShownPolicy(Model):
 
     tiers: list[ShownTier]
     above: Confirmations
+    unconfirmed_cap: Fiat | None = Field(description="In the project's currency; null: no limit.")
+
+
+class ShownTolerance(Model):
+    """Differences from the amount due that settle an invoice all the same: the larger of satoshi and per cent."""
+
+    under_sat: Number
+    under_percent: Text
+    over_sat: Number
+    over_percent: Text
 
 
 class Project(Model):
@@ -60,6 +70,9 @@ class Project(Model):
     )
     descriptor: Text | None = Field(description="Shown to operators only: it tells all addresses that share it.")
     confirmation_policy: ShownPolicy
+    tolerance: ShownTolerance
+    anomaly_confirmations: Number
+    eviction_limit_hours: Number
     created_at: Time
 
 
@@ -100,6 +113,13 @@ class Payment(Model):
     anomaly: Text | None
 
 
+class ToleranceBtc(Model):
+    """Differences from what is due that settle the invoice all the same, both included."""
+
+    under: Btc = Field(description="So much may be missing.")
+    over: Btc = Field(description="So much may be too much.")
+
+
 class Invoice(Model):
     """An invoice, whole."""
 
@@ -116,7 +136,8 @@ class Invoice(Model):
     btc: Btc = Field(description="What is due, at the locked rate.")
     paid_amount: Fiat
     paid_btc: Btc
-    remaining_btc: Btc
+    remaining_btc: Btc = Field(description="Still to be paid; zero when what is missing is tolerated.")
+    tolerance_btc: ToleranceBtc
     rate: Text | None = Field(description="Units of the currency for one bitcoin; null for BTC.")
     rate_source: Text | None
     rate_at: Time | None
