@@ -88,7 +88,7 @@ SENTENCES = {
     URL: "write an http or https URL in ASCII, such as https://shop.example/paid",
     NO_NUL: "holds a NUL character",
     PRINTABLE: "write it in printable ASCII characters",
-    OUTPOINT: "write a txid of 64 hexadecimal digits in lower case, a colon and the output's number, such as "
+    f"^{OUTPOINT}$": "write a txid of 64 hexadecimal digits in lower case, a colon and the output's number, such as "
     f"{'a1' * 32}:0",
     POSITION: "write digits alone, such as 1042",
     **{f"^{prefix}_{ID}$": f"write an id such as {prefix}_01ARZ3NDEKTSV4RRFFQ69G5FAV" for prefix in ID_PREFIXES},

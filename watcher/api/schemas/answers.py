@@ -16,6 +16,8 @@ from watcher.api.schemas.base import (
     Number,
     Outpoint,
     ProjectId,
+    SignedBtc,
+    SignedFiat,
     Switch,
     Text,
     Time,
@@ -94,6 +96,44 @@ class Balance(Model):
     pending: Btc = Field(description="Of invoices that are not decided yet.")
     held: Btc = Field(description="Of open exceptions: overpaid, underpaid, paid late.")
     test: Btc = Field(description="Received by test invoices.")
+
+
+class ReportLine(Model):
+    """One booking to the project's confirmed money."""
+
+    id: Text
+    at: Time
+    kind: Literal["confirmed", "reversed", "anomaly_accepted"]
+    invoice_id: InvoiceId | None = Field(description="null: money that came to an address without an invoice.")
+    reference: Text | None
+    btc: SignedBtc
+    currency: Currency | None = Field(description="Of the invoice; null when no rate is known for the money.")
+    amount: SignedFiat | None = Field(
+        description="At the rate that the invoice has locked; accepted money at that of its receipt. Rounded down."
+    )
+    rate: Text | None
+    txids: list[Text] = Field(description="Of the payments; the newest 100 of an invoice.")
+
+
+class ReportTotal(Model):
+    """The sum of the lines in one currency."""
+
+    currency: Currency | None
+    amount: SignedFiat | None
+    btc: SignedBtc
+
+
+class ReportTotals(Model):
+    """The sums of a whole range."""
+
+    btc: SignedBtc = Field(description="By so much the confirmed balance has changed.")
+    currencies: list[ReportTotal]
+
+
+class Report(Listing[ReportLine]):
+    """A page of a report, oldest first."""
+
+    totals: ReportTotals | None = Field(description="Of the whole range, on its first page; else null.")
 
 
 class Payment(Model):

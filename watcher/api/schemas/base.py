@@ -40,7 +40,7 @@ URL = r"^https?://[!-~]+$"
 
 PRINTABLE = "^[ -~]+$"
 
-OUTPOINT = "^[0-9a-f]{64}:[0-9]{1,9}$"
+OUTPOINT = r"[0-9a-f]{64}:[0-9]{1,9}"
 
 POSITION = "^[0-9]{1,18}$"
 
@@ -111,9 +111,11 @@ Moment = Annotated[
 
 Btc = Annotated[Text, Field(pattern=r"^[0-9]+\.[0-9]{8}$", examples=["0.00123456"])]
 Fiat = Annotated[Text, Field(pattern=r"^[0-9]+(\.[0-9]+)?$", examples=["100.00"])]
+SignedBtc = Annotated[Text, Field(pattern=r"^-?[0-9]+\.[0-9]{8}$", examples=["-0.00123456"])]
+SignedFiat = Annotated[Text, Field(pattern=r"^-?[0-9]+(\.[0-9]+)?$", examples=["-100.00"])]
 Time = Annotated[Text, Field(json_schema_extra={"format": "date-time"}, examples=["2026-11-20T08:30:00Z"])]
 TxHash = Annotated[Text, Field(pattern=r"^[0-9a-f]{64}$")]
-Outpoint = Annotated[Text, Field(pattern=OUTPOINT, description="An outpoint: `txid:vout`.")]
+Outpoint = Annotated[Text, Field(pattern=f"^{OUTPOINT}$", description="An outpoint: `txid:vout`.")]
 
 
 ProjectId = Annotated[Text, Field(pattern=f"^prj_{ID}$")]

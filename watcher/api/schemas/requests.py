@@ -2,9 +2,9 @@
 
 from decimal import Decimal
 from itertools import pairwise
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from watcher.api.schemas.base import (
@@ -188,6 +188,23 @@ class ProjectPage(Page):
     """Projects, newest first."""
 
     cursor: ProjectId | None = Field(None, description="nextCursor of the page before.")
+
+
+class ReportPage(Page):
+    """Bookings of a project, oldest first."""
+
+    cursor: Position | None = Field(None, description="nextCursor of the page before.")
+    from_: Moment | None = Field(None, alias="from", description="Booked at this time or later.")
+    to: Moment | None = Field(None, description="Booked before this time.")
+    format: Literal["json", "csv"] | None = Field(
+        None, description="csv: the whole range, as with Accept: text/csv; then there are no pages."
+    )
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        if self.from_ is not None and self.to is not None and self.from_ > self.to:
+            raise PydanticCustomError("range", "from is later than to: write the earlier time as from")
+        return self
 
 
 class InvoicePage(Page):
