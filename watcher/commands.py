@@ -106,12 +106,12 @@ def _given(**values: object) -> dict[str, str]:
     return {name.rstrip("_"): str(value) for name, value in values.items() if value is not None}
 
 
-def _ask(settings: Settings, work: Callable[["Office"], Awaitable[T]]) -> T:
+def _ask(settings: Settings, work: Callable[["Office"], Awaitable[T]], *, shows_addresses: bool = False) -> T:
     """Do the work in an office of its own."""
     from watcher.in_process import office
 
     async def done() -> T:
-        async with office(settings) as opened:
+        async with office(settings, shows_addresses=shows_addresses) as opened:
             return await work(opened)
 
     return asyncio.run(done())
@@ -315,7 +315,8 @@ def _invoice_create(
         "description": description, "expiresIn": expires_in, "confirmations": confirmations,
         "notificationUrl": notification_url, "redirectUrl": redirect_url, "metadata": _json(metadata),
     }  # fmt: skip
-    made = _document(settings, "POST", "/invoices", body=_body(fields, {}))
+    body = _body(fields, {})
+    made = _ask(settings, lambda office: office.call("POST", "/invoices", body=body), shows_addresses=True)
     say(made, _lines(made), as_json)
     return 0
 

@@ -95,13 +95,16 @@ def _as_sent(values: Mapping[str, Any] | None) -> dict[str, Any]:
 
 
 @asynccontextmanager
-async def office(settings: Settings) -> AsyncIterator[Office]:
-    """Open what the calls need, but for the node. Raises `Unavailable` and `Misconfigured`."""
+async def office(settings: Settings, *, shows_addresses: bool = False) -> AsyncIterator[Office]:
+    """Open what the calls need, but for the node. Raises `Unavailable` and `Misconfigured`.
+
+    Who shows new addresses notes them in `state_directory`; all others leave that alone.
+    """
     log.configure(settings.log_level, settings.log_format, "command")
     async with AsyncExitStack() as stack:
         pool = await stack.enter_async_context(open_pool(settings.database_url, 2, "paywatch-command"))
         await migrate.check(pool)
-        witness = stack.enter_context(Witness(settings.state_directory))
+        witness = stack.enter_context(Witness(settings.state_directory if shows_addresses else ""))
         node = _Node(settings, stack)
         yield Office(Context(settings, pool, node, witness, Doorbell(), asyncio.Event()))
 

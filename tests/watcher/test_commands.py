@@ -6,6 +6,7 @@ import io
 import json
 import subprocess
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from tests.watcher.test_cli import paywatch
 from tests.watcher.world import World
 from watcher.commands import flat
 from watcher.runtime.ids import new_id
+from watcher.store.witness import Witness
 
 pytestmark = pytest.mark.regtest
 
@@ -147,8 +149,8 @@ async def test_lists_are_tables_with_a_place_to_go_on(run: Run, made: dict[str, 
 
 async def test_invoices_are_made_shown_and_listed(run: Run, made: dict[str, Any]):
     done = await run(
-        "invoice", "create", "--project", made["id"], "--amount", "12.50", "--currency", "EUR", "--reference", "order 1",
-        "--expires-in", "60", "--confirmations", "2", "--metadata", '{"basket": [1]}', "--json",
+        "invoice", "create", "--project", made["id"], "--amount", "12.50", "--currency", "EUR", "--reference",
+        "order 1", "--expires-in", "60", "--confirmations", "2", "--metadata", '{"basket": [1]}', "--json",
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (0, "")
     invoice = json.loads(done.stdout)
@@ -169,6 +171,18 @@ async def test_invoices_are_made_shown_and_listed(run: Run, made: dict[str, Any]
         assert (wrong.returncode, said in wrong.stderr, wrong.stdout) == (code, True, ""), wrong.stderr
 
 
+async def test_only_a_new_invoice_touches_the_state_directory(run: Run, made: dict[str, Any], tmp_path: Path):
+    """It notes its address there, as the API does."""
+    state = tmp_path / "state"
+    assert (await run("project", "show", made["id"], state_directory=str(state))).returncode == 0
+    assert not state.exists()
+    order = ("--amount", "1", "--currency", "EUR")
+    done = await run("invoice", "create", "--project", made["id"], *order, state_directory=str(state))
+    assert done.returncode == 0, done.stderr
+    with Witness(str(state)) as witness:
+        assert witness.next_index(made["descriptor"]) == 1
+
+
 async def test_balance_and_report_are_those_of_the_ledger(run: Run, pool):
     world = await World.begin(pool)
     invoice = await world.invoice(DUE, confirmations=1)
@@ -182,7 +196,9 @@ async def test_balance_and_report_are_those_of_the_ledger(run: Run, pool):
     assert balance == {"confirmed": "0.00100000", "pending": "0.00000000", "held": "0.00000000", "test": "0.00000000"}
     lines = [line.split() for line in (await run("project", "report", world.project_id)).stdout.splitlines()]
     assert [line[1:4] for line in lines[:3]] == [
-        ["confirmed", "0.00100000", "50.00"], ["reversed", "-0.00100000", "-50.00"], ["confirmed", "0.00100000", "50.00"],
+        ["confirmed", "0.00100000", "50.00"],
+        ["reversed", "-0.00100000", "-50.00"],
+        ["confirmed", "0.00100000", "50.00"],
     ]  # fmt: skip
     assert lines[3:] == [["total", "0.00100000", "50.00", "EUR"]]
     report = json.loads((await run("project", "report", world.project_id, "--from", lines[1][0], "--json")).stdout)
