@@ -21,6 +21,7 @@ from watcher.api.schemas.base import (
     Time,
     TxHash,
 )
+from watcher.rules.rates import Verdict
 from watcher.rules.types import Reason, Status
 
 Item = TypeVar("Item")
@@ -100,6 +101,16 @@ class Payment(Model):
     anomaly: Text | None
 
 
+class RateEvidence(Model):
+    """What a source of rates said when the rate was made, and what became of it."""
+
+    source: Text
+    rate: Text | None = Field(description="null: it gave none.")
+    at: Time | None = Field(description="Of when its price is, as far as is known.")
+    verdict: Verdict
+    detail: Text = Field(description="Why, in words.")
+
+
 class Invoice(Model):
     """An invoice, whole."""
 
@@ -118,8 +129,9 @@ class Invoice(Model):
     paid_btc: Btc
     remaining_btc: Btc
     rate: Text | None = Field(description="Units of the currency for one bitcoin; null for BTC.")
-    rate_source: Text | None
+    rate_source: Text | None = Field(description="fixed, or the sources whose median it is.")
     rate_at: Time | None
+    rate_evidence: list[RateEvidence] = Field(description="What each source said; empty for a fixed rate and for BTC.")
     address: Text
     bip21: Text
     payment_url: Text
