@@ -26,8 +26,8 @@ from watcher.rules.payloads import (
     status_event,
     time_text,
 )
-from watcher.rules.record import Invoice, Quote
 from watcher.rules.rates import Evidence, Verdict
+from watcher.rules.record import Invoice, Quote
 from watcher.rules.types import Payment, Reason, Status, Terms, TxFacts
 
 GOLDEN = Path(__file__).parent / "golden"
