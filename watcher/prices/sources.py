@@ -18,7 +18,7 @@ from typing import Any, Protocol
 
 import aiohttp
 
-from watcher.runtime.config import CURRENCY, Settings
+from watcher.runtime.config import CURRENCY, CURRENCY_LOWER, Settings
 
 Json = Any
 """What `json.loads` makes, with every number a `Decimal`."""
@@ -84,7 +84,7 @@ class Fixed:
 
 @dataclass(frozen=True, slots=True)
 class Ticker:
-    """A price that is asked for over HTTP: `url` has `{currency}` in it, `read` finds the price in the JSON."""
+    """A price that is asked for over HTTP: `url` has a place for the currency, `read` finds the price in the JSON."""
 
     name: str
     url: str
@@ -93,7 +93,7 @@ class Ticker:
 
     async def price(self, session: aiohttp.ClientSession, currency: str) -> Price:
         """Ask once."""
-        answer = _parsed(await _get(session, self.url.replace(CURRENCY, currency), self.timeout_seconds))
+        answer = _parsed(await _get(session, _about(currency, self.url), self.timeout_seconds))
         try:
             told = self.read(answer, currency)
             content = json.dumps(told.content, sort_keys=True, default=str).encode()
@@ -156,16 +156,21 @@ def bitstamp(base: str = "https://www.bitstamp.net") -> Ticker:
         told_at = datetime.fromtimestamp(int(answer["timestamp"]), UTC)
         return Told(answer["last"], told_at, {name: value for name, value in answer.items() if name != "timestamp"})
 
-    return Ticker("bitstamp", f"{base}/api/v2/ticker/btc{CURRENCY}/", read)
+    return Ticker("bitstamp", f"{base}/api/v2/ticker/btc{CURRENCY_LOWER}/", read)
 
 
 def any_url(url: str, pointer: str) -> Ticker:
-    """A price at a JSON pointer (RFC 6901) in any document; `{currency}` may be in both. It tells no time."""
+    """A price at a JSON pointer (RFC 6901) in any document; both may have a place for the currency. It tells no time."""
 
     def read(answer: Json, currency: str) -> Told:
-        return Told(resolve(answer, pointer.replace(CURRENCY, currency)), None, answer)
+        return Told(resolve(answer, _about(currency, pointer)), None, answer)
 
     return Ticker("url", url, read)
+
+
+def _about(currency: str, text: str) -> str:
+    """A URL or a pointer for this currency."""
+    return text.replace(CURRENCY, currency).replace(CURRENCY_LOWER, currency.lower())
 
 
 def resolve(document: Json, pointer: str) -> Json:

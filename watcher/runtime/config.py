@@ -21,8 +21,8 @@ from watcher.runtime.errors import Misconfigured
 PREFIX = "PAYWATCH_"
 CONFIG_FILE = PREFIX + "CONFIG"
 
-CURRENCY = "{currency}"
-"""What `rate_url` and `rate_pointer` have in place of the currency's code."""
+CURRENCY, CURRENCY_LOWER = "{currency}", "{currency_lower}"
+"""What `rate_url` and `rate_pointer` have in place of the currency's code, such as EUR and eur."""
 _LISTS = ("allow_targets", "rate_sources", "rate_currencies")
 _POINTER = re.compile(r"(/([^~/]|~[01])*)*")  # RFC 6901
 
@@ -105,7 +105,7 @@ class Settings(BaseModel):
     rate_url: str = Field(
         "",
         description="For the source url: where a JSON document has the price of one bitcoin; {currency} stands for the "
-        "currency's code, such as EUR. https, but for private addresses.",
+        "currency's code, such as EUR, {currency_lower} for eur. https, but for private addresses.",
     )
     rate_pointer: str = Field(
         "",
@@ -212,7 +212,7 @@ def _wrong_url(url: str, pointer: str) -> Iterator[str]:
         yield "rate_url: anybody on the way can change what comes over http: write https://"
     if not pointer or not _POINTER.fullmatch(pointer):
         yield f"rate_pointer: {pointer!r} is no JSON pointer: write /a/b for b in a, and ~1 for / and ~0 for ~ in names"
-    if CURRENCY not in url + pointer:
+    if not any(place in url + pointer for place in (CURRENCY, CURRENCY_LOWER)):
         yield f"neither rate_url nor rate_pointer has {CURRENCY} in it: it would be one rate for all currencies"
 
 
