@@ -160,7 +160,7 @@ def bitstamp(base: str = "https://www.bitstamp.net") -> Ticker:
 
 
 def any_url(url: str, pointer: str) -> Ticker:
-    """A price at a JSON pointer (RFC 6901) in any document; both may have a place for the currency. It tells no time."""
+    """A price at a JSON pointer (RFC 6901) in any document; both may have a place for the currency. No time."""
 
     def read(answer: Json, currency: str) -> Told:
         return Told(resolve(answer, _about(currency, pointer)), None, answer)

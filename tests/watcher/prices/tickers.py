@@ -23,7 +23,7 @@ Lie = Callable[[web.Request, dict[str, Any]], Any]
 
 @dataclass
 class Tickers:
-    """Prices by provider, 50,000.10 at first; what is not the truth stands in `lies`. Every answer is a little different."""
+    """Prices by provider, 50,000.10 at first; what is not the truth stands in `lies`. No two answers are the same."""
 
     prices: dict[str, str] = field(default_factory=lambda: dict.fromkeys(NAMES, "50000.10"))
     lies: dict[str, Lie] = field(default_factory=dict)
