@@ -3,6 +3,8 @@
 from datetime import timedelta
 from decimal import Decimal
 
+import pytest
+
 from tests.watcher.world import FIRST_HEIGHT, Tx, World, coin, digest
 from watcher.rules.types import TxFacts, TxState
 from watcher.store import chain, payments
@@ -71,6 +73,32 @@ async def test_the_rate_is_that_of_the_moment(pool):
     await arrive(world, await world.tx("long before", (invoice, 3)))
     rows = await pool.fetch("SELECT amount_sat, rate FROM payment ORDER BY amount_sat")
     assert [row["rate"] for row in rows] == [Decimal(51_000), Decimal(50_000), None]
+
+
+@pytest.mark.parametrize(
+    ("seen_after_seconds", "rate"),
+    [
+        (-1, 50_000),  # the fixed rate of before, which holds until the next one
+        (0, 60_000), (99, 60_000),
+        (100, 61_000), (130, 61_000),  # it ends at 130.5
+        (131, None), (199, None),  # the sources gave none
+        (200, 62_000), (300, 62_000),
+        (301, None), (100_000, None),  # nobody has asked them since
+    ],
+)  # fmt: skip
+async def test_a_rate_that_held_no_longer_at_the_receipt_is_none(pool, seen_after_seconds, rate):
+    """Rather no rate than a stale one."""
+    world = await World.begin(pool)
+    invoice = await world.invoice()  # locked an hour ago at 50,000
+    begin = world.now
+    for seconds, until, price in ((0, 300, 60_000), (100, 130.5, 61_000), (200, 300, 62_000)):
+        await pool.execute(
+            "INSERT INTO quote (currency, rate, source, quoted_at, held_until) VALUES ('EUR', $1, 'kraken', $2, $3)",
+            price, begin + timedelta(seconds=seconds), begin + timedelta(seconds=until),
+        )  # fmt: skip
+    world.wait(seconds=seen_after_seconds)
+    await arrive(world, await world.tx("A", (invoice, 1)))
+    assert await pool.fetchval("SELECT rate FROM payment") == rate
 
 
 async def test_a_payment_of_a_btc_invoice_has_no_rate(pool):
