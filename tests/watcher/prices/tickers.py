@@ -1,6 +1,7 @@
 """A server on loopback that answers as Kraken, Coinbase, Bitstamp and a price service of one's own do, or lies."""
 
 import asyncio
+import inspect
 import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -18,7 +19,7 @@ KRAKEN_PAIRS = {"EUR": "XXBTZEUR", "USD": "XXBTZUSD", "JPY": "XXBTZJPY", "CHF": 
 NAMES = ("kraken", "coinbase", "bitstamp", "url")
 
 Lie = Callable[[web.Request, dict[str, Any]], Any]
-"""From a request and the true answer to what is answered: a document, bytes, or a response."""
+"""From a request and the true answer to what is answered: a document, bytes, a response, or one of them later."""
 
 
 @dataclass
@@ -63,7 +64,7 @@ class Tickers:
             "v": ["418.2", f"1180.{next(self._numbers)}"], "p": [price, price], "t": [12345, 34567],
             "l": [price, price], "h": [price, price], "o": price,
         }  # fmt: skip
-        return self._told("kraken", request, {"error": [], "result": {KRAKEN_PAIRS[currency]: ticker}})
+        return await self._told("kraken", request, {"error": [], "result": {KRAKEN_PAIRS[currency]: ticker}})
 
     async def _coinbase(self, request: web.Request) -> web.StreamResponse:
         """https://docs.cdp.coinbase.com/api-reference/exchange-api/rest-api/products/get-product-ticker"""
@@ -74,7 +75,7 @@ class Tickers:
             "ask": price, "bid": price, "volume": "4916.94797396", "trade_id": next(self._numbers), "price": price,
             "size": "0.00782662", "time": now.strftime("%Y-%m-%dT%H:%M:%S.%f") + "911Z", "rfq_volume": "31.625279",
         }  # fmt: skip
-        return self._told("coinbase", request, document)
+        return await self._told("coinbase", request, document)
 
     async def _bitstamp(self, request: web.Request) -> web.StreamResponse:
         """https://www.bitstamp.net/api/#tag/Tickers"""
@@ -88,23 +89,24 @@ class Tickers:
             "side": "1", "open_24": price, "percent_change_24": "-0.56", "market_type": "SPOT",
             "pair": f"{pair[:3]}/{pair[3:]}", "market": f"{pair[:3]}/{pair[3:]}",
         }  # fmt: skip
-        return self._told("bitstamp", request, document)
+        return await self._told("bitstamp", request, document)
 
     async def _url(self, request: web.Request) -> web.StreamResponse:
         """A number, where others write text."""
         price = json.loads(self.prices["url"])
         last = {request.match_info["currency"]: price}
-        return self._told("url", request, {"data": [{"last": last, "serial": next(self._numbers)}]})
+        return await self._told("url", request, {"data": [{"last": last, "serial": next(self._numbers)}]})
 
     async def _elsewhere(self, request: web.Request) -> web.StreamResponse:
         self.asked.append(("elsewhere", request.path_qs))
         return web.json_response({"error": [], "last": "1000"})
 
-    def _told(self, name: str, request: web.Request, document: dict[str, Any]) -> web.StreamResponse:
+    async def _told(self, name: str, request: web.Request, document: dict[str, Any]) -> web.StreamResponse:
         self.asked.append((name, request.path_qs))
         told = self.frozen.get(name) or document
         if name in self.lies:
             told = self.lies[name](request, told)
+            told = await told if inspect.isawaitable(told) else told
         if isinstance(told, web.StreamResponse):
             return told
         body = told if isinstance(told, bytes) else json.dumps(told).encode()
