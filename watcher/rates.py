@@ -29,7 +29,7 @@ class Shown:
 
 
 async def shown(settings: Settings, currency: str | None) -> list[Shown]:
-    """The rates of all currencies, or of one. Raises `NeverAsked` for one that the sources were never asked for."""
+    """The rates of all currencies, or of one. Raises `NeverAsked` when the sources were not asked."""
     if not settings.has_market_rates:
         return [_fixed(settings, currency)]
     connection = await connect(settings.database_url, "paywatch-rate")
@@ -38,9 +38,9 @@ async def shown(settings: Settings, currency: str | None) -> list[Shown]:
         known = [rate for rate in await rates.every(connection) if currency in (None, rate.currency)]
     finally:
         await connection.close()
-    if not known and currency is not None:
+    if not known:
         raise NeverAsked(
-            f"the sources were never asked for {currency}",
+            f"the sources were never asked for {currency or 'any currency'}",
             "a running watcher asks for the currencies of projects, and for those in rate_currencies",
         )
     now = datetime.now(UTC)

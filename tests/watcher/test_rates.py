@@ -63,6 +63,11 @@ async def test_one_currency_alone(market, known):
     assert (refused.value.exit_code, "rate_currencies" in refused.value.hint) == (3, True)
 
 
+async def test_before_the_first_watcher(market, pool):
+    with pytest.raises(NeverAsked, match="never asked for any currency"):
+        await shown(market, None)
+
+
 async def test_a_fixed_rate_is_for_every_currency():
     (found,) = await shown(Settings(database_url="x", fixed_rate=Decimal("5E+4")), "EUR")
     assert (found.is_good, found.text) == (True, "50000, the fixed_rate, in every currency")

@@ -127,8 +127,9 @@ def kraken(base: str = "https://api.kraken.com") -> Ticker:
 
 
 def _of_kraken(answer: Json, currency: str) -> Told:
-    if errors := answer["error"]:
-        raise NoPrice(f"it says {_printable(str(errors[0]))}")
+    errors = [text for text in map(str, answer["error"]) if not text.startswith("W")]  # W…: a warning
+    if errors:
+        raise NoPrice(f"it says {_printable(errors[0])}")
     pairs = answer["result"].keys() & {f"XXBTZ{currency}", f"XBT{currency}"}
     if len(pairs) != 1 or len(answer["result"]) != 1:
         raise NoPrice(f"its answer is not about bitcoin in {currency}")

@@ -315,6 +315,11 @@ async def test_a_currency_that_the_provider_does_not_have(session, tickers, name
     assert await refusal(session, tickers, name, "KWD") == said
 
 
+async def test_a_warning_of_kraken_is_no_error(session, tickers):
+    tickers.lies["kraken"] = lambda _request, document: document | {"error": ["WDatabase:No change"]}
+    assert (await ask(session, tickers, "kraken")).rate == Decimal("50000.1")
+
+
 async def test_the_currency_in_small_letters(session, tickers):
     source = any_url(f"{tickers.base}/prices/{{currency_lower}}", "/data/0/last/{currency_lower}")
     assert (await source.price(session, "EUR")).rate == Decimal("50000.1")

@@ -126,6 +126,21 @@ async def test_a_bump_inherits_its_place(pool):
     assert (row["counted"], row["anomaly"], row["confirmed_anchor_hash"]) == (False, None, None)
 
 
+async def test_a_bump_of_what_came_while_there_was_no_rate_has_none_either(pool):
+    """It has its time, so it has its rate; a rate of later would be made up."""
+    world = await World.begin(pool)
+    invoice = await world.invoice()
+    await pool.execute("UPDATE quote SET held_until = quoted_at")
+    await arrive(world, await world.tx("A", (invoice, DUE), spends=coin("x")))
+    world.wait(hours=1)
+    await pool.execute(
+        "INSERT INTO quote (currency, rate, source, quoted_at) VALUES ('EUR', 7, 'fixed', $1)", world.now
+    )
+    bump = await world.tx("B", (invoice, DUE), spends=coin("x"))
+    await arrive(world, bump)
+    assert [row["rate"] for row in await pool.fetch("SELECT rate FROM payment")] == [None, None]
+
+
 async def test_nothing_is_inherited_from_another_invoice_or_from_another_coin(pool):
     world = await World.begin(pool)
     mine, other = await world.invoice(), await world.invoice()
