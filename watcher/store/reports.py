@@ -34,16 +34,21 @@ ORDER BY e.posted_at, e.id LIMIT $6
 _FIRST, _LAST = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)
 
 
-async def lines(connection: Connection, wanted: Range, limit: int) -> list[Line] | None:
-    """The next lines, in the order of time; None when `after` is no booking of the project."""
+async def lines(connection: Connection, wanted: Range, limit: int, *, only_worth: bool = False) -> list[Line] | None:
+    """The next lines, in the order of time; None when `after` is no booking of the project.
+
+    For sums `only_worth` is enough: then events are read only where their invoice's own money and accepted money are
+    to be told apart, and txids are left out elsewhere.
+    """
     behind = (_FIRST, 0) if wanted.after is None else await _place(connection, wanted.project_id, wanted.after)
     if behind is None:
         return None
     rows = await connection.fetch(
         _ENTRIES, wanted.project_id, wanted.start or _FIRST, wanted.end or _LAST, *behind, limit
     )
-    changes = await _changes(connection, {row["invoice_id"] for row in rows if row["invoice_id"]})
     accepted = await _accepted(connection, rows)
+    owners = {row["invoice_id"] for row in rows if row["invoice_id"]}
+    changes = await _changes(connection, owners & accepted.keys() if only_worth else owners)
     return [_line(row, changes, accepted) for row in rows]
 
 

@@ -94,6 +94,8 @@ async def test_money_that_an_operator_has_accepted_is_valued_at_its_own_rate(wor
     first, second = await report(world)
     assert told([first, second]) == [("confirmed", DUE, "50.00"), ("anomaly_accepted", 40_000, "25.00")]
     assert (second.txids, second.rate, second.booking.basis.id) == ((txid,), 62_500, invoice)
+    worth = await reports.lines(world.pool, Range(world.project_id, None, None), 10, only_worth=True)
+    assert [line.amount for line in worth] == [first.amount, second.amount]
 
 
 async def test_money_without_an_invoice_that_was_accepted_has_its_transaction_and_no_worth(world: World):
@@ -152,6 +154,10 @@ async def test_the_sum_of_the_report_is_the_balance_and_ranges_part_it(world: Wo
     bounds[1:-1] = sorted(bounds[1:-1])
     parts = [await report(world, start, end) for start, end in pairwise(bounds)]
     assert [line for part in parts for line in part] == whole
+    worth = await reports.lines(world.pool, Range(world.project_id, None, None), 10_000, only_worth=True)
+    assert [(line.booking, line.currency, line.amount) for line in worth] == [
+        (line.booking, line.currency, line.amount) for line in whole
+    ]
     for line in whole:
         assert len(line.txids) >= 1
         assert abs(line.amount) <= abs(line.booking.amount_sat) / 2000
