@@ -154,13 +154,6 @@ class Payment(Model):
     anomaly: Text | None
 
 
-class ToleranceBtc(Model):
-    """Differences from what is due that settle the invoice all the same, both included."""
-
-    under: Btc = Field(description="So much may be missing.")
-    over: Btc = Field(description="So much may be too much.")
-
-
 class RateEvidence(Model):
     """What a source of rates said when the rate was made, and what became of it."""
 
@@ -169,6 +162,13 @@ class RateEvidence(Model):
     at: Time | None = Field(description="Of when its price is, as far as is known.")
     verdict: Verdict
     detail: Text = Field(description="Why, in words.")
+
+
+class ToleranceBtc(Model):
+    """Differences from what is due that settle the invoice all the same, both included."""
+
+    under: Btc = Field(description="So much may be missing.")
+    over: Btc = Field(description="So much may be too much.")
 
 
 class Invoice(Model):
