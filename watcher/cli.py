@@ -15,12 +15,12 @@ from typing import Annotated, Any
 import typer
 
 from watcher import __version__, commands
+from watcher.command_line import Json
+from watcher.command_line import group as _group
+from watcher.command_line import say as _say
 from watcher.runtime.config import Settings
 from watcher.runtime.errors import PaywatchError
 from watcher.settings_flags import DATABASE, reference, with_settings
-from watcher.terminal import Json
-from watcher.terminal import group as _group
-from watcher.terminal import say as _say
 
 RATES = ("database_url", "fixed_rate", "rate_sources", "rate_sources_min")
 

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
+from watcher.command_line import Json, group, say
 from watcher.runtime.config import Settings
 from watcher.settings_flags import ALL, DATABASE, with_settings
-from watcher.terminal import Json, group, say
 
 if TYPE_CHECKING:  # verbs import what they need, so that --help is quick
     from watcher.in_process import Office
