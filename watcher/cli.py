@@ -14,17 +14,13 @@ from typing import Annotated, Any
 
 import typer
 
-from watcher import __version__
+from watcher import __version__, operator_commands
 from watcher.runtime.config import Settings
 from watcher.runtime.errors import PaywatchError
 from watcher.settings_flags import DATABASE, reference, with_settings
-
-Json = Annotated[bool, typer.Option("--json", help="JSON, for programs.")]
-
-
-def _group(text: str) -> typer.Typer:
-    return typer.Typer(help=text, no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False)
-
+from watcher.terminal import Json
+from watcher.terminal import group as _group
+from watcher.terminal import say as _say
 
 app = _group("A self-hosted Bitcoin payment watcher and notifier.")
 db = _group("The database's schema.")
@@ -314,6 +310,7 @@ chain.command("accept-gap")(with_settings(_chain_accept_gap))
 descriptor.command("list")(with_settings(_descriptor_list, ("database_url", "gap_limit")))
 descriptor.command("export")(with_settings(_descriptor_export, DATABASE))
 descriptor.command("skip")(with_settings(_descriptor_skip))
+operator_commands.register(app)
 
 
 @config.command("reference")
@@ -357,10 +354,6 @@ def regtest(context: typer.Context) -> None:
     from regtest.commands import app as commands
 
     commands(args=context.args, prog_name="paywatch regtest")
-
-
-def _say(told: dict[str, Any], text: str, as_json: bool) -> None:  # noqa: FBT001 - the option
-    typer.echo(json.dumps(told) if as_json else text)
 
 
 if __name__ == "__main__":

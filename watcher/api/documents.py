@@ -2,13 +2,15 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from decimal import Decimal
 from typing import Any
 
 from watcher.rules.ledger import CONFIRMED, HELD, PENDING, TEST
-from watcher.rules.money import btc_text, fiat_text
+from watcher.rules.money import BTC, btc_text, fiat_text, value_at
 from watcher.rules.payloads import time_text
 from watcher.rules.policy import Policy
 from watcher.rules.timeline import sentence
+from watcher.rules.types import TxState
 from watcher.runtime.db import Row
 from watcher.store.projects import Project
 
@@ -64,10 +66,11 @@ def timeline_line(row: Row) -> dict[str, Any]:
 
 
 def anomaly(row: Row, tip_height: int) -> dict[str, Any]:
-    """A payment that changed no invoice."""
-    txid, anchor_height = row["txid"][::-1].hex(), row["anchor_height"]
+    """An exception, and what was decided about it."""
+    txid, anchor_height, payment_state = row["txid"][::-1].hex(), row["anchor_height"], row["payment_state"]
     return {
         "id": f"{txid}:{row['vout']}",
+        "state": row["state"],
         "type": row["type"],
         "projectId": row["project_id"],
         "invoiceId": row["invoice_id"],
@@ -78,6 +81,35 @@ def anomaly(row: Row, tip_height: int) -> dict[str, Any]:
         "btc": btc_text(row["amount_sat"]),
         "confirmations": 0 if anchor_height is None else tip_height - anchor_height + 1,
         "firstSeenAt": time_text(row["first_seen_at"]),
+        "paymentState": "confirmed" if payment_state == TxState.ANCHORED else payment_state,
+        "test": row["test"],
+        "currency": row["currency"],
+        "rate": f"{row['rate'].normalize():f}" if row["rate"] else None,
+        "paidAmount": _worth(row["amount_sat"], row["currency"], row["rate"]),
+        "resolution": row["resolution"],
+        "reason": row["reason"],
+        "resolvedAt": time_text(row["resolved_at"]) if row["resolved_at"] else None,
+        "resolvedBy": row["actor"],
+    }
+
+
+def _worth(amount_sat: int, currency: str | None, rate: Decimal | None) -> str | None:
+    if currency == BTC:
+        return btc_text(amount_sat)
+    return fiat_text(value_at(amount_sat, currency, rate), currency) if currency and rate else None
+
+
+def action(row: Row) -> dict[str, Any]:
+    """A row of the log of actions."""
+    return {
+        "id": str(row["id"]),
+        "at": time_text(row["happened_at"]),
+        "actor": row["actor"],
+        "action": row["action"],
+        "reason": row["reason"],
+        "detail": row["detail"],
+        "previousHash": row["previous_hash"].hex(),
+        "hash": row["hash"].hex(),
     }
 
 

@@ -35,6 +35,8 @@ URL = r"^https?://[!-~]+$"
 
 ID = r"[0-9A-HJKMNP-TV-Z]{26}"
 
+OUTPOINT = "[0-9a-f]{64}:[0-9]{1,9}"
+
 
 def _known_currency(code: str) -> str:
     if code not in MINOR_DIGITS:
@@ -89,7 +91,7 @@ Btc = Annotated[Text, Field(pattern=r"^[0-9]+\.[0-9]{8}$", examples=["0.00123456
 Fiat = Annotated[Text, Field(pattern=r"^[0-9]+(\.[0-9]+)?$", examples=["100.00"])]
 Time = Annotated[Text, Field(json_schema_extra={"format": "date-time"}, examples=["2026-11-20T08:30:00Z"])]
 TxHash = Annotated[Text, Field(pattern=r"^[0-9a-f]{64}$")]
-Outpoint = Annotated[Text, Field(pattern="^[0-9a-f]{64}:[0-9]{1,9}$", description="An outpoint: `txid:vout`.")]
+Outpoint = Annotated[Text, Field(pattern=f"^{OUTPOINT}$", description="An outpoint: `txid:vout`.")]
 
 
 ProjectId = Annotated[Text, Field(pattern=f"^prj_{ID}$")]

@@ -23,7 +23,7 @@ from watcher.api.schemas.base import (
     Text,
     WebUrl,
 )
-from watcher.rules.types import Status
+from watcher.rules.types import Resolution, Status
 
 EXPIRES_IN_MAX_SECONDS = 31_536_000  # 365 days
 
@@ -112,6 +112,25 @@ class EventReplay(Model):
     to: Moment | None = Field(None, description="Events written before this time.")
 
 
+# Something must be said: one character at least that is no white space.
+Why = Annotated[Text, Field(max_length=500, pattern=r"^[^\x00]*[^\s\x00][^\x00]*$", description="Kept for ever.")]
+
+
+class Cancellation(Model):
+    """Why an invoice is cancelled."""
+
+    reason: Why
+
+
+class Decision(Model):
+    """What is decided about an exception. It never changes the invoice's status, and is never changed itself."""
+
+    resolution: Resolution = Field(
+        description="accepted: it goes to the balance; refunded: it was paid back, by other means; ignored."
+    )
+    reason: Why
+
+
 class Page(Model):
     """A page of a list."""
 
@@ -148,10 +167,20 @@ class Feed(Page):
 
 
 class AnomalyPage(Page):
-    """Anomalies, newest first."""
+    """Exceptions, newest first."""
 
     cursor: Outpoint | None = Field(None, description="nextCursor of the page before.")
     project_id: ProjectId | None = None
+    invoice_id: InvoiceId | None = None
+    state: Literal["open", "resolved", "all"] = Field(
+        "open", description="open: nobody has decided about it. resolved: also those whose money is gone again."
+    )
+
+
+class ActionPage(Page):
+    """Actions of operators, newest first."""
+
+    cursor: Position | None = Field(None, description="nextCursor of the page before.")
 
 
 class DeliveryPage(Page):
