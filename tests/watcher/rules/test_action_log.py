@@ -24,6 +24,12 @@ def found(rows: list[LoggedAction], end: tuple[int, bytes] = END) -> list[tuple[
     return [(one.kind, one.what) for one in check_log(rows, end)]
 
 
+def test_the_hash_is_over_the_hash_before_and_the_text() -> None:
+    """In UTF-8; by `printf … | sha256sum`."""
+    before = bytes(31) + b"A"
+    assert hash_of(before, "ä").hex() == "4ce41b7f8c417d4080eee18f9fcfbc04a2c2f8340d01e811c7f35f6630f8fde8"
+
+
 def test_what_was_written_gives_no_finding() -> None:
     assert found(LOG) == []
     assert found([], (0, BEGINNING)) == []
