@@ -1,4 +1,4 @@
-"""An operator at work on the running product: held money is decided about, invoices are cancelled, and the books agree."""
+"""An operator at work on the running product: held money is decided about, invoices are cancelled, the books agree."""
 
 import json
 from typing import Any

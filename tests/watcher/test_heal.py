@@ -388,6 +388,7 @@ async def test_a_decision_about_money_without_an_invoice_is_healed_too(shop: Aud
     ("statement", "kind"),
     [
         ("UPDATE operator_action SET detail = jsonb_set(detail, '{resolution}', '\"accepted\"')", "altered_action"),
+        ("UPDATE operator_action SET detail = jsonb_set(detail, '{payment}', '\"nonsense\"')", "altered_action"),
         ("DELETE FROM operator_action", "broken_log"),
     ],
 )

@@ -56,8 +56,11 @@ async def chain_after(connection: Connection, number: int, limit: int) -> list[L
 
 
 async def resolutions(connection: Connection) -> list[Row]:
-    """(id, payment, resolution) of every decision about a payment (`txid:vout`), the oldest first."""
+    """(id, payment, resolution) of every decision about a payment (`txid:vout`), the oldest first.
+
+    What names no payment was altered, which the check of the log tells.
+    """
     return await connection.fetch(
         "SELECT id, detail->>'payment' AS payment, detail->>'resolution' AS resolution FROM operator_action "
-        "WHERE action = 'resolve_anomaly' ORDER BY id"
+        "WHERE action = 'resolve_anomaly' AND detail->>'payment' ~ '^[0-9a-f]{64}:[0-9]{1,9}$' ORDER BY id"
     )

@@ -194,8 +194,9 @@ async def test_a_log_of_before_is_the_beginning_of_the_chain(postgres):
 
 async def test_decisions_are_read_in_order(pool: Pool):
     await write(pool, "a")
-    for resolution in ("accepted", "ignored"):
-        detail = {"payment": "ff:1", "resolution": resolution}
+    name = f"{'ab' * 32}:1"
+    for payment, resolution in ((name, "accepted"), ("nonsense", "accepted"), (None, "accepted"), (name, "ignored")):
+        detail = {"payment": payment, "resolution": resolution}
         await actions.log(pool, "key_1", "resolve_anomaly", "because", detail, AT)
     rows = await actions.resolutions(pool)
-    assert [tuple(row) for row in rows] == [(2, "ff:1", "accepted"), (3, "ff:1", "ignored")]
+    assert [tuple(row) for row in rows] == [(2, name, "accepted"), (5, name, "ignored")]
