@@ -102,9 +102,11 @@ TEST_CONFIRMATION = [
     "state = 'done', response = '{}', delivered = false",
 ]
 OPERATOR_LOG = ["singleton = false", "last_hash = '\\x00'"]
+QUOTE = ["currency = 'eur'", "rate = 0", "held_until = quoted_at - interval '1 ms'"]
+RATE = ["currency = 'EURO'", "quote_id = NULL", "reason = 'none'"]
 ILLEGAL = {
     "invoice": INVOICE, "tx": TX, "payment": PAYMENT, "delivery": DELIVERY, "test_confirmation": TEST_CONFIRMATION,
-    "operator_log": OPERATOR_LOG,
+    "quote": QUOTE, "rate": RATE, "operator_log": OPERATOR_LOG,
 }  # fmt: skip
 
 
@@ -127,6 +129,8 @@ async def rows(pool: Pool) -> Pool:
     await pool.execute("DELETE FROM invoice WHERE id = $1", paid)
     await freeze(pool, new, new_id("evt"), 1, b"{}", "http://127.0.0.1:9")
     await pool.execute("DROP TRIGGER operator_log_follows ON operator_log")  # it refuses before the CHECKs do
+    await pool.execute("DELETE FROM quote WHERE id NOT IN (SELECT quote_id FROM invoice)")
+    await pool.execute("INSERT INTO rate SELECT currency, id, '', now(), '[]', '{}' FROM quote")
     return pool
 
 
