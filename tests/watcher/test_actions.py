@@ -173,6 +173,8 @@ async def test_resolved_money_that_the_chain_takes_back_leaves_the_books_and_ret
     if ACCOUNT[resolution] == "confirmed" and after["confirmed"] > 500:
         left["confirmed"] = after["confirmed"] - 500
     assert await world.state(tx) == "conflicted"
+    assert await anomalies.page(world.pool, anomalies.Filter(), 10) == []
+    assert (await anomalies.find(world.pool, (tx.txid, 0)))["resolution"] == resolution
     # The good payment of the invoice that was paid twice is unconfirmed again, and accepted so.
     assert await balance(world) == left
     world.reorg(6, (), (tx,), (), (), (), (), ())

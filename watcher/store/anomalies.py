@@ -9,9 +9,9 @@ from watcher.store.filters import where
 
 OPEN, RESOLVED = "open", "resolved"
 
-# Those that were reported, those without an invoice, and those that count for an INVALID one, which are as many as it
-# was overpaid or underpaid with. Money without an invoice is with the project in whose books it stands. What is gone
-# again is shown only if it was decided about.
+# Those that were reported, those without an invoice, and those that count for an INVALID one, by which it is overpaid
+# or underpaid. Money without an invoice is with the project in whose books it stands. What was decided about and is
+# gone again is found by its outpoint, and in no list.
 _SELECT = f"""
 SELECT * FROM (
   SELECT y.id AS number, y.txid, y.vout, y.amount_sat, y.first_seen_at, y.invoice_id, y.script_pubkey, y.rate,
@@ -19,7 +19,8 @@ SELECT * FROM (
          coalesce(y.anomaly, i.reason, '{PAID_UNASSIGNED}') AS type,
          coalesce(i.test, l.account = 'test') AS test, coalesce(i.project_id, l.project_id) AS project_id,
          o.reason, o.happened_at AS resolved_at, o.actor,
-         CASE WHEN y.resolution IS NULL THEN '{OPEN}' ELSE '{RESOLVED}' END AS state
+         CASE WHEN y.resolution IS NULL THEN '{OPEN}' ELSE '{RESOLVED}' END AS state,
+         t.state IN ('mempool', 'anchored') OR (t.state = 'evicted' AND y.counted) AS is_there
   FROM (
     SELECT * FROM payment WHERE anomaly IS NOT NULL OR invoice_id IS NULL OR resolution IS NOT NULL
     UNION ALL
@@ -32,7 +33,6 @@ SELECT * FROM (
     SELECT project_id, account FROM ledger_entry
     WHERE script_pubkey = y.script_pubkey AND account <> 'chain' ORDER BY id LIMIT 1
   ) l ON true
-  WHERE y.resolution IS NOT NULL OR t.state IN ('mempool', 'anchored') OR (t.state = 'evicted' AND y.counted)
 ) exception
 """  # noqa: S608 (constant text)
 
@@ -48,17 +48,19 @@ class Filter:
 
 
 async def page(connection: Connection, wanted: Filter, limit: int) -> list[Row]:
-    """The newest exceptions that are wanted."""
+    """The newest exceptions that are wanted, of those whose money is there."""
     clause, values = where({
-        "project_id =": wanted.project_id, "number <": wanted.before, "invoice_id =": wanted.invoice_id,
-        "state =": wanted.state,
+        "is_there =": True, "project_id =": wanted.project_id, "number <": wanted.before,
+        "invoice_id =": wanted.invoice_id, "state =": wanted.state,
     })  # fmt: skip
     return await connection.fetch(f"{_SELECT} {clause} ORDER BY number DESC LIMIT {limit:d}", *values)
 
 
 async def find(connection: Connection, outpoint: tuple[bytes, int]) -> Row | None:
-    """The exception that a payment is; None if it is none."""
-    return await connection.fetchrow(f"{_SELECT} WHERE txid = $1 AND vout = $2", *outpoint)
+    """The exception that a payment is, or was when it was decided about; None if it is none."""
+    return await connection.fetchrow(
+        f"{_SELECT} WHERE txid = $1 AND vout = $2 AND (is_there OR resolution IS NOT NULL)", *outpoint
+    )
 
 
 async def number_of(connection: Connection, outpoint: tuple[bytes, int]) -> int:

@@ -172,9 +172,7 @@ class AnomalyPage(Page):
     cursor: Outpoint | None = Field(None, description="nextCursor of the page before.")
     project_id: ProjectId | None = None
     invoice_id: InvoiceId | None = None
-    state: Literal["open", "resolved", "all"] = Field(
-        "open", description="open: nobody has decided about it. resolved: also those whose money is gone again."
-    )
+    state: Literal["open", "resolved", "all"] = Field("open", description="open: nobody has decided about it.")
 
 
 class ActionPage(Page):
