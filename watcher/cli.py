@@ -14,13 +14,13 @@ from typing import Annotated, Any
 
 import typer
 
-from watcher import __version__, operator_commands
+from watcher import __version__, commands, operator_commands
+from watcher.command_line import Json
+from watcher.command_line import group as _group
+from watcher.command_line import say as _say
 from watcher.runtime.config import Settings
 from watcher.runtime.errors import PaywatchError
 from watcher.settings_flags import DATABASE, reference, with_settings
-from watcher.terminal import Json
-from watcher.terminal import group as _group
-from watcher.terminal import say as _say
 
 RATES = ("database_url", "fixed_rate", "rate_sources", "rate_sources_min")
 
@@ -31,6 +31,8 @@ descriptor = _group("Descriptors: which addresses were given out, and which may 
 rate = _group("Rates: what a bitcoin costs, and who says so.")
 config = _group("Settings.")
 chain = _group("The chain that is followed.")
+app.add_typer(commands.project, name="project")
+app.add_typer(commands.invoice, name="invoice")
 app.add_typer(db, name="db")
 app.add_typer(key, name="key")
 app.add_typer(descriptor, name="descriptor")

@@ -10,10 +10,10 @@ from typing import Annotated, Any
 
 import typer
 
+from watcher.command_line import Json, group, say
 from watcher.rules.types import Resolution
 from watcher.runtime.config import Settings
 from watcher.settings_flags import DATABASE, with_settings
-from watcher.terminal import Json, group, say
 
 LINES_AT_ONCE = 200
 

@@ -155,6 +155,7 @@ async def test_it_is_decided_once(operator, shop, pool, tip):
 async def test_a_decision_says_what_and_why(operator, shop, pool, tip, body, field):
     outpoint = await pay(pool, 3, 1)
     refused = await operator.post(f"/anomalies/{outpoint}/resolve", body)
+    assert "match" not in refused["detail"]
     assert (refused.status, [error["field"] for error in refused["errors"]]) == (422, [field])
     assert await pool.fetchval("SELECT count(*) FROM operator_action") == 0
 
