@@ -188,9 +188,30 @@ MUTANTS = (
         "if payment.coinbase and payment.tx.anchor is not None", "if False",
     ),
     Mutant(
-        "money of an invalid invoice is pending", "ledger",
-        "HELD if standing.status is", "PENDING if standing.status is",
+        "money of an invalid invoice is not held", "ledger",
+        "standing.status is Status.INVALID if payment.counted", "False if payment.counted",
     ),
+    Mutant("what was decided books nothing", "ledger", "return _AFTER[payment.resolution]", "return HELD"),
+    Mutant(
+        "what is not held is moved by a decision", "ledger",
+        "if _is_held(standing, payment):", "if payment.resolution or _is_held(standing, payment):",
+    ),
+    Mutant("a refund is balance", "ledger", "Resolution.REFUNDED: REFUNDED", "Resolution.REFUNDED: CONFIRMED"),
+    Mutant("accepted test money is balance", "ledger", "TEST if test else _AFTER[resolution]", "_AFTER[resolution]"),
+    Mutant(
+        "money that is gone is an exception", "ledger",
+        "return _is_booked(payment) and _is_held(", "return _is_held(",
+    ),
+    Mutant("a judgement forgets what was decided", "invoice", ", resolution=payment.resolution", ""),
+    Mutant("a judgement forgets that it was cancelled", "invoice", ", cancelled_at=standing.cancelled_at", ""),
+    Mutant(
+        "a cancelled invoice waits for its expiry", "invoice",
+        "if standing.cancelled_at is not None:", "if standing.cancelled_at is not None and is_expired(terms, moment):",
+    ),
+    Mutant("a row of the log is not chained", "action_log", "sha256(previous_hash + text", "sha256(text"),
+    Mutant("a row that was altered is believed", "action_log", "if one.hash != hash_of(", "if False and hash_of("),
+    Mutant("rows may be gone from the log", "action_log", "if one.previous_hash != last_hash:", "if False:"),
+    Mutant("the last rows may be gone", "action_log", "if (last_id, last_hash) != end:", "if False:"),
     Mutant(
         "vanished money stays in the ledger", "ledger",
         " and (payment.counted or payment.tx.evicted_at is None)", "",
@@ -198,6 +219,39 @@ MUTANTS = (
     Mutant("an account that empties is not booked", "ledger", "in before.keys() | after.keys()", "in after.keys()"),
     Mutant("satoshi due are rounded down", "money", "return ceil(", "return floor("),
     Mutant("fiat paid is rounded up", "money", "Decimal(floor(amount", "Decimal(ceil(amount"),
+    Mutant("a negative sum is written as it is", "money", "btc_text(abs(amount_sat))", "btc_text(amount_sat)"),
+    Mutant("zero has a sign", "money", 'f"-{text}" if amount < 0', 'f"-{text}" if amount <= 0'),
+    Mutant(
+        "the default tiers hold for a project in BTC", "policy",
+        "() if policy.is_default and currency == BTC else policy.tiers", "policy.tiers",
+    ),
+    Mutant(
+        "a tolerance in per cent is rounded up", "policy",
+        "floor(Fraction(percent) * amount_due_sat / 100)", "-floor(-Fraction(percent) * amount_due_sat / 100)",
+    ),
+    Mutant("all of it may be missing", "policy", "amount_due_sat - 1)", "amount_due_sat)"),
+    Mutant(
+        "the tolerance excludes its edge above", "invoice",
+        "paid_sat > terms.amount_due_sat + ", "paid_sat >= terms.amount_due_sat + ",
+    ),
+    Mutant(
+        "what is just tolerated is still asked for", "payloads",
+        "missing_sat > terms.tolerance_under_sat", "missing_sat >= terms.tolerance_under_sat",
+    ),
+    Mutant(
+        "accepted money is valued as the invoice's own", "report",
+        "found = () if came_by_status else _found(booking, accepted)", "found = ()",
+    ),
+    Mutant(
+        "the reversal of an invoice is taken for that of accepted money", "report",
+        "found = () if came_by_status else _found(booking, accepted)", "found = _found(booking, accepted)",
+    ),
+    Mutant("a reversal names what is left", "report", "change.at < booking.at", "change.at <= booking.at"),
+    Mutant(
+        "the first of two accepted payments of one sum is told twice", "report",
+        "key=lambda one: one.at != booking.at", "key=lambda one: 0",
+    ),
+    Mutant("money that is taken back has no sign", "report", "return -worth if", "return worth if"),
     Mutant("a tier excludes its limit", "policy", "exact <= Fraction(tier.up_to)", "exact < Fraction(tier.up_to)"),
     Mutant(
         "the fork point leaves too", "chain",

@@ -2,13 +2,16 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from decimal import Decimal
 from typing import Any
 
 from watcher.rules.ledger import CONFIRMED, HELD, PENDING, TEST
-from watcher.rules.money import btc_text, fiat_text
+from watcher.rules.money import BTC, btc_text, fiat_text, signed_btc_text, signed_fiat_text, value_at
 from watcher.rules.payloads import time_text
-from watcher.rules.policy import Policy
+from watcher.rules.policy import Policy, Tolerance, tiers_of
+from watcher.rules.report import Line
 from watcher.rules.timeline import sentence
+from watcher.rules.types import TxState
 from watcher.runtime.db import Row
 from watcher.store.projects import Project
 
@@ -29,22 +32,69 @@ def project(project: Project, *, to_operator: bool) -> dict[str, Any]:
         "notificationUrlStatus": project.endpoint_status,
         "descriptor": project.descriptor if to_operator else None,
         "confirmationPolicy": _policy(project.policy, project.currency),
+        "tolerance": _tolerance(project.policy.tolerance),
+        "anomalyConfirmations": project.policy.anomaly_confirmations,
+        "evictionLimitHours": int(project.policy.eviction_limit.total_seconds() // 3600),
         "createdAt": time_text(project.created_at),
     }
 
 
 def _policy(policy: Policy, currency: str) -> dict[str, Any]:
+    cap = policy.unconfirmed_cap
     return {
         "tiers": [
-            {"upTo": fiat_text(tier.up_to, currency), "confirmations": tier.confirmations} for tier in policy.tiers
+            {"upTo": fiat_text(tier.up_to, currency), "confirmations": tier.confirmations}
+            for tier in tiers_of(policy, currency)
         ],
         "above": policy.confirmations_above,
+        "unconfirmedCap": None if cap is None else fiat_text(cap, currency),
+    }
+
+
+def _tolerance(tolerance: Tolerance) -> dict[str, Any]:
+    return {
+        "underSat": tolerance.under_sat,
+        "underPercent": f"{tolerance.under_percent.normalize():f}",
+        "overSat": tolerance.over_sat,
+        "overPercent": f"{tolerance.over_percent.normalize():f}",
     }
 
 
 def balance(accounts: Mapping[str, int]) -> dict[str, Any]:
     """The accounts that merchants see, in BTC."""
     return {account: btc_text(accounts.get(account, 0)) for account in (CONFIRMED, PENDING, HELD, TEST)}
+
+
+def report_line(line: Line) -> dict[str, Any]:
+    """A line of a report."""
+    booking, basis = line.booking, line.booking.basis
+    return {
+        "id": str(booking.id),
+        "at": time_text(booking.at),
+        "kind": line.kind,
+        "invoiceId": basis.id if basis else None,
+        "reference": basis.reference if basis else None,
+        "btc": signed_btc_text(booking.amount_sat),
+        "currency": line.currency,
+        "amount": _worth(line.amount, line.currency),
+        "rate": f"{line.rate.normalize():f}" if line.rate is not None else None,
+        "txids": list(line.txids),
+    }
+
+
+def report_totals(totals: Mapping[str | None, tuple[Decimal, int]]) -> dict[str, Any]:
+    """The sums of a report by currency: the amount, and satoshi."""
+    return {
+        "btc": signed_btc_text(sum(amount_sat for _, amount_sat in totals.values())),
+        "currencies": [
+            {"currency": currency, "amount": _worth(amount, currency), "btc": signed_btc_text(amount_sat)}
+            for currency, (amount, amount_sat) in sorted(totals.items(), key=lambda item: item[0] or "~")
+        ],
+    }
+
+
+def _worth(amount: Decimal | None, currency: str | None) -> str | None:
+    return None if amount is None or currency is None else signed_fiat_text(amount, currency)
 
 
 def event(row: Row) -> dict[str, Any]:
@@ -64,10 +114,11 @@ def timeline_line(row: Row) -> dict[str, Any]:
 
 
 def anomaly(row: Row, tip_height: int) -> dict[str, Any]:
-    """A payment that changed no invoice."""
-    txid, anchor_height = row["txid"][::-1].hex(), row["anchor_height"]
+    """An exception, and what was decided about it."""
+    txid, anchor_height, payment_state = row["txid"][::-1].hex(), row["anchor_height"], row["payment_state"]
     return {
         "id": f"{txid}:{row['vout']}",
+        "state": row["state"],
         "type": row["type"],
         "projectId": row["project_id"],
         "invoiceId": row["invoice_id"],
@@ -78,6 +129,36 @@ def anomaly(row: Row, tip_height: int) -> dict[str, Any]:
         "btc": btc_text(row["amount_sat"]),
         "confirmations": 0 if anchor_height is None else tip_height - anchor_height + 1,
         "firstSeenAt": time_text(row["first_seen_at"]),
+        "paymentState": "confirmed" if payment_state == TxState.ANCHORED else payment_state,
+        "test": row["test"],
+        "currency": row["currency"],
+        "rate": f"{row['rate'].normalize():f}" if row["rate"] else None,
+        "paidAmount": _worth_when_received(row),
+        "resolution": row["resolution"],
+        "reason": row["reason"],
+        "resolvedAt": time_text(row["resolved_at"]) if row["resolved_at"] else None,
+        "resolvedBy": row["actor"],
+    }
+
+
+def _worth_when_received(row: Row) -> str | None:
+    amount_sat, currency, rate = row["amount_sat"], row["currency"], row["rate"]
+    if currency == BTC:
+        return btc_text(amount_sat)
+    return fiat_text(value_at(amount_sat, currency, rate), currency) if currency and rate else None
+
+
+def action(row: Row) -> dict[str, Any]:
+    """A row of the log of actions."""
+    return {
+        "id": str(row["id"]),
+        "at": time_text(row["happened_at"]),
+        "actor": row["actor"],
+        "action": row["action"],
+        "reason": row["reason"],
+        "detail": row["detail"],
+        "previousHash": row["previous_hash"].hex(),
+        "hash": row["hash"].hex(),
     }
 
 

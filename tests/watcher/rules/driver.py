@@ -18,9 +18,9 @@ from watcher.rules.anomalies import judge_at
 from watcher.rules.chain import BlockHit, Tracked, classify, connect, disconnect
 from watcher.rules.decisions import Decision, Setting, decide
 from watcher.rules.invoice import Moment, Step
-from watcher.rules.ledger import posting
+from watcher.rules.ledger import position, posting
 from watcher.rules.record import Invoice
-from watcher.rules.types import BlockId, Payment, Status, Terms, TxFacts, TxState
+from watcher.rules.types import BlockId, Payment, Resolution, Status, Terms, TxFacts, TxState
 
 START = datetime(2026, 11, 20, 8, 0, tzinfo=UTC)
 FIRST_HEIGHT = 100
@@ -133,6 +133,15 @@ class Pipeline:
         if kind != "chain" and (self.is_pending or self._is_due(now, tip)):
             self._judge(Moment(tip, now, self.looked_at, self.mempool_is_trusted), tell_net=tell_net)
 
+    def resolve(self, txid: bytes, resolution: Resolution) -> None:
+        """An operator's decision about all outputs of a transaction."""
+        self.payments = {
+            key: replace(payment, resolution=resolution) if payment.tx.txid == txid else payment
+            for key, payment in self.payments.items()
+        }
+        self.invoice = replace(self.invoice, payments=tuple(self.payments.values()))
+        self._book(position(self.invoice.standing, self.invoice.payments, test=self.invoice.test))
+
     # Facts, as the look at the node and the store make them.
 
     def _read_chain(self, node: Node) -> list[Tx]:
@@ -200,7 +209,10 @@ class Pipeline:
         self.judge_at = decision.judge_at
         self.heights = [*decision.report_at_height.values()]
         self.heights += [] if decision.judge_at_height is None else [decision.judge_at_height]
-        self.booked.update(posting({key: sat for key, sat in self.booked.items() if sat}, decision.position))
+        self._book(decision.position)
+
+    def _book(self, after: dict[str, int]) -> None:
+        self.booked.update(posting({key: sat for key, sat in self.booked.items() if sat}, after))
 
 
 def an_invoice(terms: Terms, *, test: bool = False) -> Invoice:

@@ -16,13 +16,15 @@ from watcher.api.schemas.base import (
     Number,
     Outpoint,
     ProjectId,
+    SignedBtc,
+    SignedFiat,
     Switch,
     Text,
     Time,
     TxHash,
 )
 from watcher.rules.rates import Verdict
-from watcher.rules.types import Reason, Status
+from watcher.rules.types import Reason, Resolution, Status
 
 Item = TypeVar("Item")
 
@@ -46,6 +48,16 @@ class ShownPolicy(Model):
 
     tiers: list[ShownTier]
     above: Confirmations
+    unconfirmed_cap: Fiat | None = Field(description="In the project's currency; null: no limit.")
+
+
+class ShownTolerance(Model):
+    """Differences from the amount due that settle an invoice all the same: the larger of satoshi and per cent."""
+
+    under_sat: Number
+    under_percent: Text
+    over_sat: Number
+    over_percent: Text
 
 
 class Project(Model):
@@ -61,6 +73,9 @@ class Project(Model):
     )
     descriptor: Text | None = Field(description="Shown to operators only: it tells all addresses that share it.")
     confirmation_policy: ShownPolicy
+    tolerance: ShownTolerance
+    anomaly_confirmations: Number
+    eviction_limit_hours: Number
     created_at: Time
 
 
@@ -84,6 +99,44 @@ class Balance(Model):
     test: Btc = Field(description="Received by test invoices.")
 
 
+class ReportLine(Model):
+    """One booking to the project's confirmed money."""
+
+    id: Text
+    at: Time
+    kind: Literal["confirmed", "reversed", "anomaly_accepted"]
+    invoice_id: InvoiceId | None = Field(description="null: money that came to an address without an invoice.")
+    reference: Text | None
+    btc: SignedBtc
+    currency: Currency | None = Field(description="Of the invoice; null when no rate is known for the money.")
+    amount: SignedFiat | None = Field(
+        description="At the rate that the invoice has locked; accepted money at that of its receipt. Rounded down."
+    )
+    rate: Text | None
+    txids: list[Text] = Field(description="Of the payments; the newest 100 of an invoice.")
+
+
+class ReportTotal(Model):
+    """The sum of the lines in one currency."""
+
+    currency: Currency | None
+    amount: SignedFiat | None
+    btc: SignedBtc
+
+
+class ReportTotals(Model):
+    """The sums of a whole range."""
+
+    btc: SignedBtc = Field(description="By so much the confirmed balance has changed.")
+    currencies: list[ReportTotal]
+
+
+class Report(Listing[ReportLine]):
+    """A page of a report, oldest first."""
+
+    totals: ReportTotals | None = Field(description="Of the whole range, on its first page; else null.")
+
+
 class Payment(Model):
     """One output of a transaction that pays the invoice."""
 
@@ -99,6 +152,7 @@ class Payment(Model):
     first_seen_at: Time
     gone_by: TxHash | None = Field(description="The transaction that took its money.")
     anomaly: Text | None
+    resolution: Resolution | None = Field(None, description="What an operator decided, where its money was held.")
 
 
 class RateEvidence(Model):
@@ -109,6 +163,13 @@ class RateEvidence(Model):
     at: Time | None = Field(description="Of when its price is, as far as is known.")
     verdict: Verdict
     detail: Text = Field(description="Why, in words.")
+
+
+class ToleranceBtc(Model):
+    """Differences from what is due that settle the invoice all the same, both included."""
+
+    under: Btc = Field(description="So much may be missing.")
+    over: Btc = Field(description="So much may be too much.")
 
 
 class Invoice(Model):
@@ -127,7 +188,8 @@ class Invoice(Model):
     btc: Btc = Field(description="What is due, at the locked rate.")
     paid_amount: Fiat
     paid_btc: Btc
-    remaining_btc: Btc
+    remaining_btc: Btc = Field(description="Still to be paid; zero when what is missing is tolerated.")
+    tolerance_btc: ToleranceBtc
     rate: Text | None = Field(description="Units of the currency for one bitcoin; null for BTC.")
     rate_source: Text | None = Field(description="fixed, or the sources whose median it is.")
     rate_at: Time | None
@@ -214,11 +276,13 @@ class EventFeed(Model):
 
 
 class Anomaly(Model):
-    """A payment that is there and changes no invoice; it is an open exception."""
+    """An exception: a payment whose money is held until an operator decides about it."""
 
     id: Outpoint
-    type: Literal["paid_late", "paid_after_final", "paid_unassigned"] = Field(
-        description="paid_unassigned: no invoice is known to have had the address, as after a restore from a backup."
+    state: Literal["open", "resolved"]
+    type: Literal["paid_late", "paid_after_final", "paid_unassigned", "overpaid", "underpaid"] = Field(
+        description="paid_unassigned: no invoice is known to have had the address, as after a restore from a backup. "
+        "overpaid, underpaid: all that was paid to an INVALID invoice."
     )
     project_id: ProjectId = Field(
         description="Of the invoice; without one, of the oldest project with the address's descriptor."
@@ -231,10 +295,36 @@ class Anomaly(Model):
     btc: Btc
     confirmations: Number
     first_seen_at: Time
+    payment_state: Literal["mempool", "confirmed", "replaced", "conflicted", "evicted"]
+    test: Switch = Field(description="Test money: it stays outside the balance, whatever is decided.")
+    currency: Currency | None = Field(description="Of the invoice.")
+    rate: Text | None = Field(description="Of the moment when it was received; null: none is known, or BTC.")
+    paid_amount: Fiat | None = Field(description="What it was worth at that rate.")
+    resolution: Resolution | None = Field(description="null: nobody has decided.")
+    reason: Text | None = Field(description="Of the decision.")
+    resolved_at: Time | None
+    resolved_by: Text | None = Field(description="The id of an API key, or `command line`.")
 
 
 class AnomalyList(Listing[Anomaly]):
-    """A page of anomalies, newest first."""
+    """A page of exceptions, newest first."""
+
+
+class OperatorAction(Model):
+    """What an operator, or a project's key, has done; a change of it would show, by the hashes."""
+
+    id: Text
+    at: Time
+    actor: Text = Field(description="The id of an API key, or `command line`.")
+    action: Text
+    reason: Text
+    detail: dict[str, Any]
+    previous_hash: TxHash
+    hash: TxHash = Field(description="SHA-256 over `previousHash` and all of the row.")
+
+
+class OperatorActionList(Listing[OperatorAction]):
+    """A page of actions, newest first."""
 
 
 class TimelineLine(Model):
