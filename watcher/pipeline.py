@@ -7,13 +7,14 @@ and a frozen predecessor cannot write.
 """
 
 from collections.abc import Container, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
 import structlog
 
 from watcher import metrics
+from watcher.rules import judgements as history
 from watcher.rules.chain import Change
 from watcher.rules.decisions import Decision, Setting, decide
 from watcher.rules.invoice import Moment
@@ -23,7 +24,7 @@ from watcher.rules.types import TxFacts
 from watcher.runtime.db import Connection, Pool, Row
 from watcher.runtime.errors import Transient
 from watcher.runtime.ids import new_id
-from watcher.store import chain, journal, outbox, payments, records, unassigned
+from watcher.store import chain, journal, judgements, outbox, payments, records, unassigned
 
 log = structlog.get_logger()
 
@@ -138,7 +139,7 @@ class Pipeline:
         if lines or notes:
             await journal.note(connection, [*lines, *notes], moment.now)
         if decisions:
-            await _write(connection, judged, decisions, moment.now)
+            await _write(connection, judged, decisions, setting)
         return notes
 
 
@@ -192,12 +193,18 @@ async def _inherit(connection: Connection, change: Change) -> None:
 
 
 async def _write(
-    connection: Connection, judged: Sequence[Invoice], decisions: Sequence[Decision], now: datetime
+    connection: Connection, judged: Sequence[Invoice], decisions: Sequence[Decision], setting: Setting
 ) -> None:
-    """Write decisions: invoices and payments, ledger, events with deliveries."""
+    """Write decisions: what they were made with, invoices and payments, ledger, events with deliveries."""
+    now = setting.moment.now
+    made = [history.rows(invoice, setting, decision) for invoice, decision in zip(judged, decisions, strict=True)]
+    await judgements.write(connection, [row for rows, _ in made for row in rows], now)
     await records.save(connection, [
-        (decision.invoice, records.Due(decision.judge_at, decision.judge_at_height, decision.report_at_height))
-        for decision in decisions
+        (
+            replace(decision.invoice, noted=noted),
+            records.Due(decision.judge_at, decision.judge_at_height, decision.report_at_height),
+        )
+        for decision, (_, noted) in zip(decisions, made, strict=True)
     ])  # fmt: skip
     # Nothing was ever booked of an invoice none of whose payments was judged before.
     known = [invoice.id for invoice in judged if any(payment.judged for payment in invoice.payments)]

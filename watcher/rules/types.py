@@ -92,6 +92,7 @@ class Payment:
     in_closed_set: bool = False
     confirmed_anchor_hash: bytes | None = None  # its anchor when the invoice was last found CONFIRMED
     anomaly: str | None = None  # what was reported
+    reorged: bool = False  # a block that held it has left the chain
 
     @property
     def key(self) -> tuple[bytes, int]:

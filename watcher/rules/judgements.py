@@ -1,0 +1,132 @@
+"""What is written down of every judgement, so that it can be made a second time: `watcher.rules.replay` reads it.
+
+A row has what went into a judgement and could not be read again later: the moment, and what was not known yet, or is
+not as it was, of the invoice and its payments. What was judged itself is not written: it must come out again. Only
+where it was set by something else than a judgement (a payment inherited it, an audit healed it) is it given.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from datetime import datetime
+from enum import StrEnum
+from hashlib import blake2b
+from typing import Any
+
+from watcher.rules.codec import default_of, encode, encode_fields
+from watcher.rules.decisions import Decision, Setting
+from watcher.rules.record import Invoice, Noted
+from watcher.rules.types import Payment
+
+DIGEST_BYTES = 16
+
+
+class Kind(StrEnum):
+    """What has set the standing of an invoice, or has fixed what will."""
+
+    JUDGED = "judged"
+    BEGUN = "begun"  # nothing was written down before: what had been judged by then
+    FROZEN = "frozen"  # the event of a confirmation without payment was fixed
+    CONFIRMED = "confirmed"  # ... and delivered
+    HEALED = "healed"  # an operator had what was judged made what was told
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A row to be written."""
+
+    invoice_id: str
+    kind: Kind
+    input: dict[str, Any]
+
+
+def _defaults(kind: type, *without: str) -> dict[str, Any]:
+    return {field.name: default_of(field) for field in fields(kind) if field.name not in without}
+
+
+# What a judgement says of a payment and of an invoice. All other fields, of today and of tomorrow, are facts.
+PAST = ("judged", "counted", "in_closed_set", "confirmed_anchor_hash", "anomaly")
+STANDING = ("standing", "labels", "last_sequence", "confirmed_at")
+
+# What an invoice is made with, and never changes.
+_CONSTANT = (
+    "id", "project_id", "test", "amount", "currency", "quote", "address", "script_pubkey", "reference", "description",
+    "redirect_url", "notification_url", "metadata", "created_at", "required_reasons",
+)  # fmt: skip
+
+_PAST_DEFAULTS = {name: default for name, default in _defaults(Payment).items() if name in PAST}
+_FACT_DEFAULTS = _defaults(Payment, *PAST)
+_STANDING_DEFAULTS = {name: default for name, default in _defaults(Invoice).items() if name in STANDING}
+_INVOICE_DEFAULTS = _defaults(Invoice, *_CONSTANT, *STANDING, "payments", "payment_rates", "noted")
+_SETTING_DEFAULTS = _defaults(Setting, "base_url", "new_event_id")
+
+INVOICE_FACTS = tuple(_INVOICE_DEFAULTS)
+SETTING_FACTS = tuple(_SETTING_DEFAULTS)
+
+
+def rows(invoice: Invoice, setting: Setting, decision: Decision) -> tuple[list[Row], Noted]:
+    """What to write down of a judgement, and what is noted by it.
+
+    Nothing, when nothing was new and nothing came of it: made again it would do the same.
+    """
+    facts = encode_fields(invoice, _INVOICE_DEFAULTS)
+    noted, news = Noted(_digest(facts)), list[dict[str, Any]]()
+    for payment in invoice.payments:
+        one, before = _facts(invoice, payment), invoice.noted.payments.get(payment.key)
+        noted.payments[payment.key] = _digest(one)
+        if before is None:
+            one["past"] = encode_fields(payment, _PAST_DEFAULTS)
+        if before != noted.payments[payment.key]:
+            news.append(one)
+    if noted == invoice.noted and decision.invoice == invoice:
+        return [], noted
+    found = encode_fields(setting, _SETTING_DEFAULTS)
+    if noted.invoice != invoice.noted.invoice:
+        found["invoice"] = facts
+    if news:
+        found["payments"] = news
+    if decision.events:
+        found["base_url"] = setting.base_url
+    return [*_begun(invoice), Row(invoice.id, Kind.JUDGED, found)], noted
+
+
+def whole(invoice: Invoice) -> dict[str, Any]:
+    """All that is known of an invoice: its facts, and what was judged of it and of its payments."""
+    return encode_fields(invoice, _STANDING_DEFAULTS) | {
+        "invoice": encode_fields(invoice, _INVOICE_DEFAULTS),
+        "payments": [
+            _facts(invoice, payment) | {"past": encode_fields(payment, _PAST_DEFAULTS)} for payment in invoice.payments
+        ],
+    }
+
+
+def frozen(invoice: Invoice, tip_height: int, now: datetime, base_url: str) -> list[Row]:
+    """The event of a confirmation without payment is fixed, with the invoice as it is."""
+    found = {"tip_height": tip_height, "now": encode(now), "base_url": base_url}
+    return [*_begun(invoice), Row(invoice.id, Kind.FROZEN, whole(invoice) | found)]
+
+
+def confirmed(invoice_id: str, now: datetime) -> Row:
+    """The event that was fixed last is delivered, and the invoice CONFIRMED."""
+    return Row(invoice_id, Kind.CONFIRMED, {"now": encode(now)})
+
+
+def healed(invoice: Invoice) -> Row:
+    """What was judged of the invoice has been made what was told of it."""
+    return Row(invoice.id, Kind.HEALED, whole(invoice))
+
+
+def _begun(invoice: Invoice) -> list[Row]:
+    """What had been judged when nothing was written down yet."""
+    has_past = invoice.last_sequence > 0 or any(payment.judged for payment in invoice.payments)
+    return [Row(invoice.id, Kind.BEGUN, whole(invoice))] if has_past and invoice.noted.invoice is None else []
+
+
+def _facts(invoice: Invoice, payment: Payment) -> dict[str, Any]:
+    rate = invoice.payment_rates.get(payment.key)
+    facts = encode_fields(payment, _FACT_DEFAULTS)
+    return facts if rate is None else facts | {"rate": encode(rate)}
+
+
+def _digest(facts: Mapping[str, Any]) -> bytes:
+    return blake2b(json.dumps(facts, separators=(",", ":")).encode(), digest_size=DIGEST_BYTES).digest()
