@@ -7,17 +7,17 @@ and a frozen predecessor cannot write.
 """
 
 from collections.abc import Container, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
 import structlog
 
 from watcher import metrics
-from watcher.rules import judgements as history
 from watcher.rules.chain import Change
-from watcher.rules.decisions import Decision, Setting, decide
+from watcher.rules.decisions import Decision, Setting
 from watcher.rules.invoice import Moment
+from watcher.rules.judgements import noted_decision
 from watcher.rules.record import Invoice
 from watcher.rules.timeline import payment_note
 from watcher.rules.types import TxFacts
@@ -134,12 +134,14 @@ class Pipeline:
             await payments.mark_pending(connection, busy)
         setting = Setting(moment, self.base_url, tell_net, self._new_event_id)
         judged = [invoice for invoice in invoices.values() if invoice.id not in busy]
-        decisions = [decide(invoice, setting) for invoice in judged]
+        made = [noted_decision(invoice, setting) for invoice in judged]
+        decisions = [decision for decision, _ in made]
         notes = [(decision.invoice.id, note.kind, note.detail) for decision in decisions for note in decision.notes]
         if lines or notes:
             await journal.note(connection, [*lines, *notes], moment.now)
         if decisions:
-            await _write(connection, judged, decisions, setting)
+            await judgements.write(connection, [row for _, rows in made for row in rows], moment.now)
+            await _write(connection, judged, decisions, moment.now)
         return notes
 
 
@@ -193,18 +195,12 @@ async def _inherit(connection: Connection, change: Change) -> None:
 
 
 async def _write(
-    connection: Connection, judged: Sequence[Invoice], decisions: Sequence[Decision], setting: Setting
+    connection: Connection, judged: Sequence[Invoice], decisions: Sequence[Decision], now: datetime
 ) -> None:
-    """Write decisions: what they were made with, invoices and payments, ledger, events with deliveries."""
-    now = setting.moment.now
-    made = [history.rows(invoice, setting, decision) for invoice, decision in zip(judged, decisions, strict=True)]
-    await judgements.write(connection, [row for rows, _ in made for row in rows], now)
+    """Write decisions: invoices and payments, ledger, events with deliveries."""
     await records.save(connection, [
-        (
-            replace(decision.invoice, noted=noted),
-            records.Due(decision.judge_at, decision.judge_at_height, decision.report_at_height),
-        )
-        for decision, (_, noted) in zip(decisions, made, strict=True)
+        (decision.invoice, records.Due(decision.judge_at, decision.judge_at_height, decision.report_at_height))
+        for decision in decisions
     ])  # fmt: skip
     # Nothing was ever booked of an invoice none of whose payments was judged before.
     known = [invoice.id for invoice in judged if any(payment.judged for payment in invoice.payments)]

@@ -7,14 +7,14 @@ where it was set by something else than a judgement (a payment inherited it, an 
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from datetime import datetime
 from enum import StrEnum
 from hashlib import blake2b
 from typing import Any
 
 from watcher.rules.codec import default_of, encode, encode_fields
-from watcher.rules.decisions import Decision, Setting
+from watcher.rules.decisions import Decision, Setting, decide
 from watcher.rules.record import Invoice, Noted
 from watcher.rules.types import Payment
 
@@ -64,11 +64,17 @@ INVOICE_FACTS = tuple(_INVOICE_DEFAULTS)
 SETTING_FACTS = tuple(_SETTING_DEFAULTS)
 
 
-def rows(invoice: Invoice, setting: Setting, decision: Decision) -> tuple[list[Row], Noted]:
-    """What to write down of a judgement, and what is noted by it.
+def noted_decision(invoice: Invoice, setting: Setting) -> tuple[Decision, list[Row]]:
+    """Judge an invoice, and what to write down of that; what is noted by it is in the decision's invoice.
 
-    Nothing, when nothing was new and nothing came of it: made again it would do the same.
+    Nothing is written when nothing was new and nothing came of it: made again it would do the same.
     """
+    decision = decide(invoice, setting)
+    rows, noted = _rows(invoice, setting, decision)
+    return replace(decision, invoice=replace(decision.invoice, noted=noted)), rows
+
+
+def _rows(invoice: Invoice, setting: Setting, decision: Decision) -> tuple[list[Row], Noted]:
     facts = encode_fields(invoice, _INVOICE_DEFAULTS)
     noted, news = Noted(_digest(facts)), list[dict[str, Any]]()
     for payment in invoice.payments:
