@@ -29,15 +29,17 @@ from watcher.rules.audit import (
 from watcher.rules.books import Books, check_invoice, check_unassigned
 from watcher.rules.health import WORKING
 from watcher.rules.invoice import Moment
+from watcher.rules.replay import replay
 from watcher.rules.types import BlockId
 from watcher.runtime import migrate
 from watcher.runtime.config import Settings
 from watcher.runtime.db import Connection, Pool, open_pool, passing_errors_as_transient
 from watcher.runtime.errors import Misconfigured, Rejected, Transient, Unavailable
 from watcher.store import audit as store
-from watcher.store import chain, journal, records
+from watcher.store import chain, journal, judgements, records
 
 ROWS_AT_ONCE = 1_000
+REPLAYED_AT_ONCE = 100  # with all their judgements and events
 DEFAULT_BLOCKS = 1_000
 DEFAULT_BEYOND = 1_000
 
@@ -57,13 +59,15 @@ PAUSE_SECONDS = 0.25
 class Scope:
     """What is looked at: the blocks `first` .. `last` (the last thousand up to our tip), or the unspent outputs.
 
-    Of unspent outputs those of `beyond` indexes after the derived ones are looked at too.
+    Of unspent outputs those of `beyond` indexes after the derived ones are looked at too. With `replay` every invoice
+    is judged a second time.
     """
 
     first: int | None = None
     last: int | None = None
     utxo: bool = False
     beyond: int = DEFAULT_BEYOND
+    replay: bool = False
 
 
 async def examine(settings: Settings, scope: Scope) -> AsyncIterator[Finding | Note]:
@@ -154,6 +158,9 @@ class Audit:
                 yield finding
         async for finding in _books(connection, state):
             yield finding
+        if self.scope.replay:
+            async for finding in _replayed(connection, self._notes):
+                yield finding
         if count := await store.unjudged(connection):
             self._notes.append(Note(f"{count} invoices wait for the watcher to judge them, and were not looked at"))
 
@@ -390,3 +397,19 @@ async def _books(connection: Connection, state: chain.ChainState) -> AsyncIterat
             books = Books(booked.get(invoice.id, {}), events.get(invoice.id, []), lines.get(invoice.id, []))
             for finding in check_invoice(invoice, books, moment):
                 yield finding
+
+
+async def _replayed(connection: Connection, notes: list[Note]) -> AsyncIterator[Finding]:
+    """The invoices whose history comes out differently when they are judged again."""
+    last_id, unknown = "", 0
+    while ids := await store.invoices_after(connection, last_id, REPLAYED_AT_ONCE):
+        last_id = ids[-1]
+        for stored in await judgements.stored(connection, ids):
+            report = replay(stored)
+            unknown += report.known_from != 1
+            if not report.is_same:
+                events = (f"event {line.sequence}: {line.difference}" for line in report.lines if line.difference)
+                detail = "; ".join([*events, *report.differences])
+                yield Finding("wrong_history", stored.invoice.id, detail, invoice_id=stored.invoice.id)
+    if unknown:
+        notes.append(Note(f"{unknown} invoices were judged before judgements were written down; that was not repeated"))

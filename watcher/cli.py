@@ -14,17 +14,13 @@ from typing import Annotated, Any
 
 import typer
 
-from watcher import __version__
+from watcher import __version__, history_commands
+from watcher.command_line import Json
+from watcher.command_line import group as _group
+from watcher.command_line import say as _say
 from watcher.runtime.config import Settings
 from watcher.runtime.errors import PaywatchError
 from watcher.settings_flags import DATABASE, reference, with_settings
-
-Json = Annotated[bool, typer.Option("--json", help="JSON, for programs.")]
-
-
-def _group(text: str) -> typer.Typer:
-    return typer.Typer(help=text, no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False)
-
 
 app = _group("A self-hosted Bitcoin payment watcher and notifier.")
 db = _group("The database's schema.")
@@ -32,6 +28,9 @@ key = _group("Keys of the API.")
 descriptor = _group("Descriptors: which addresses were given out, and which may be next.")
 config = _group("Settings.")
 chain = _group("The chain that is followed.")
+invoice = _group("Invoices.")
+history_commands.add_to(invoice)
+app.add_typer(invoice, name="invoice")
 app.add_typer(db, name="db")
 app.add_typer(key, name="key")
 app.add_typer(descriptor, name="descriptor")
@@ -132,6 +131,10 @@ def _audit(
     reason: Annotated[
         str | None, typer.Option(metavar="TEXT", help="With --heal: why; it is kept with what was done.")
     ] = None,
+    replay: Annotated[
+        bool,
+        typer.Option("--replay", help="Also judge every invoice a second time, as `paywatch invoice replay` does."),
+    ] = False,
     as_json: Json = False,
 ) -> int:
     """Prove payments against the node, and all books against the payments. Exits 1 with findings.
@@ -150,7 +153,7 @@ def _audit(
         raise typer.BadParameter("healing needs a reason, which is kept with what is done", param_hint="--reason")
     if reason is not None and not heal:
         raise typer.BadParameter("a reason is for --heal alone", param_hint="--reason")
-    scope = Scope(from_height, to_height, utxo, DEFAULT_BEYOND if beyond is None else beyond)
+    scope = Scope(from_height, to_height, utxo, DEFAULT_BEYOND if beyond is None else beyond, replay)
     work = _heal(settings, scope, reason, as_json) if heal and reason else _examine(settings, scope, as_json)
     return 0 if asyncio.run(work) else 1
 
@@ -357,10 +360,6 @@ def regtest(context: typer.Context) -> None:
     from regtest.commands import app as commands
 
     commands(args=context.args, prog_name="paywatch regtest")
-
-
-def _say(told: dict[str, Any], text: str, as_json: bool) -> None:  # noqa: FBT001 - the option
-    typer.echo(json.dumps(told) if as_json else text)
 
 
 if __name__ == "__main__":

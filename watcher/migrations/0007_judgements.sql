@@ -1,13 +1,13 @@
 -- Every judgement is written down with what went into it, so that it can be made again; and labels are given.
 
 CREATE TABLE judgement (                              -- append-only
-  id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+  id bigint GENERATED ALWAYS AS IDENTITY,             -- the order in which they were made
   invoice_id text NOT NULL REFERENCES invoice,
   judged_at timestamptz NOT NULL,
   kind text NOT NULL CHECK (kind IN ('judged', 'begun', 'frozen', 'confirmed', 'healed')),
-  input jsonb NOT NULL                                -- watcher.rules.judgements
+  input jsonb NOT NULL,                               -- watcher.rules.judgements
+  PRIMARY KEY (invoice_id, id)
 );
-CREATE INDEX judgement_of_invoice ON judgement (invoice_id, id);
 
 CREATE FUNCTION refuse_judgement_change() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN

@@ -31,11 +31,12 @@ def encode(value: Any) -> Any:
 
 def encode_fields(value: Any, names: Mapping[str, Any]) -> dict[str, Any]:
     """Some fields of a dataclass, each unless it has the default that `names` gives."""
-    return {
-        name: encode(field)
-        for name, default in names.items()
-        if (field := getattr(value, name)) is not default and field != default
-    }
+    found = {}
+    for name, default in names.items():
+        field = getattr(value, name)
+        if field is not default and field != default:
+            found[name] = field if type(field) in _PLAIN else encode(field)
+    return found
 
 
 @cache
@@ -104,6 +105,8 @@ def _same(value: Any) -> Any:
 def _list(value: tuple[Any, ...]) -> list[Any]:
     return [encode(one) for one in value]
 
+
+_PLAIN = frozenset({bool, int, str})
 
 _WRITERS: dict[type, Callable[[Any], Any]] = {
     NoneType: _same,

@@ -148,6 +148,8 @@ def confirm_without_payment(
 
 
 def _after(invoice: Invoice, step: Step, moment: Moment) -> Invoice:
+    if invoice.standing is step.standing and invoice.payments is step.payments:
+        return invoice
     is_confirmed = step.standing.status is Status.CONFIRMED
     return replace(
         invoice,

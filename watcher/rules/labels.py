@@ -3,12 +3,12 @@
 A label is of what was found when the invoice was judged. No event is sent for a label alone.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from enum import StrEnum
 
 from watcher.rules.anomalies import PAID_AFTER_FINAL, PAID_LATE
 from watcher.rules.invoice import Step
-from watcher.rules.types import Payment, Reason, Standing, Status, Terms
+from watcher.rules.types import FINAL, Payment, Reason, Standing, Status, Terms
 
 
 class Label(StrEnum):
@@ -41,7 +41,8 @@ MEANINGS = {
     Label.CANCELLED: "an operator cancelled it",
 }
 
-_PLACES = {label: place for place, label in enumerate(Label)}
+_PLACES: dict[str, int] = {label: place for place, label in enumerate(Label)}
+_ANOMALIES = {PAID_LATE: (Label.LATE,), PAID_AFTER_FINAL: (Label.AFTER_FINAL,)}
 
 
 def at_creation(*, test: bool) -> tuple[str, ...]:
@@ -49,46 +50,49 @@ def at_creation(*, test: bool) -> tuple[str, ...]:
     return (Label.TEST,) if test else ()
 
 
-def after(labels: Sequence[str], terms: Terms, before: Iterable[Payment], step: Step, *, test: bool) -> tuple[str, ...]:
+def after(
+    labels: tuple[str, ...], terms: Terms, before: Sequence[Payment], step: Step, *, test: bool
+) -> tuple[str, ...]:  # fmt: skip
     """`labels` and what is found in this step, in their order; `before` are the payments as they were judged last.
 
     A label that is not known here (a newer program gave it) stays, behind the others.
     """
-    found = {*labels, *at_creation(test=test), *_of_standing(terms, step.standing), *_of_payments(step.payments)}
-    if str(step.standing.reason) == Label.CANCELLED:
-        found.add(Label.CANCELLED)
-    if _has_vanished(before, step.payments):
-        found.add(Label.VANISHED)
-    if found == set(labels):
-        return tuple(labels)
-    return tuple(sorted(found, key=lambda label: (_PLACES.get(label, len(_PLACES)), label)))  # type: ignore[call-overload]
+    found = [*_of_standing(terms, step.standing), *_of_payments(before, step.payments), *at_creation(test=test)]
+    if all(label in labels for label in found):
+        return labels
+    return tuple(sorted({*labels, *found}, key=_place))
 
 
-def _of_standing(terms: Terms, standing: Standing) -> Iterable[str]:
-    is_settled = standing.status is Status.CONFIRMED
-    if standing.reason is Reason.OVERPAID or (is_settled and standing.paid_sat > terms.amount_due_sat):
-        yield Label.OVERPAID
-    if standing.reason is Reason.UNDERPAID or (is_settled and standing.paid_sat < terms.amount_due_sat):
-        yield Label.UNDERPAID
+def _place(label: str) -> tuple[int, str]:
+    return _PLACES.get(label, len(_PLACES)), label
 
 
-def _of_payments(payments: Sequence[Payment]) -> Iterable[str]:
-    txids = {payment.tx.txid for payment in payments}
-    if len({payment.tx.txid for payment in payments if payment.counted}) > 1:
+def _of_standing(terms: Terms, standing: Standing) -> Iterator[Label]:
+    if standing.status in (Status.CONFIRMED, *FINAL):
+        is_settled = standing.status is Status.CONFIRMED
+        if standing.reason is Reason.OVERPAID or (is_settled and standing.paid_sat > terms.amount_due_sat):
+            yield Label.OVERPAID
+        if standing.reason is Reason.UNDERPAID or (is_settled and standing.paid_sat < terms.amount_due_sat):
+            yield Label.UNDERPAID
+        if str(standing.reason) == Label.CANCELLED:
+            yield Label.CANCELLED
+
+
+def _of_payments(before: Sequence[Payment], payments: Sequence[Payment]) -> Iterator[Label]:
+    counted = [payment.tx.txid for payment in payments if payment.counted]
+    if len(counted) > 1 and len(set(counted)) > 1:
         yield Label.MULTIPLE
     for payment in payments:
-        if payment.tx.is_taken_back:
-            yield Label.REPLACED if payment.tx.gone_by in txids else Label.DOUBLE_SPENT
         if payment.reorged:
             yield Label.REORGED
-        if payment.anomaly == PAID_LATE:
-            yield Label.LATE
-        if payment.anomaly == PAID_AFTER_FINAL:
-            yield Label.AFTER_FINAL
+        if payment.anomaly is not None:
+            yield from _ANOMALIES.get(payment.anomaly, ())
+        if payment.tx.gone_by is not None:
+            takes_its_place = any(other.tx.txid == payment.tx.gone_by for other in payments)
+            yield Label.REPLACED if takes_its_place else Label.DOUBLE_SPENT
+        if payment.tx.evicted_at is not None and not payment.counted and _had_counted(before, payment):
+            yield Label.VANISHED
 
 
-def _has_vanished(before: Iterable[Payment], payments: Iterable[Payment]) -> bool:
-    counted = {payment.key for payment in before if payment.counted}
-    return any(
-        payment.key in counted and not payment.counted and payment.tx.evicted_at is not None for payment in payments
-    )
+def _had_counted(before: Sequence[Payment], payment: Payment) -> bool:
+    return any(other.counted for other in before if other.key == payment.key)

@@ -1,5 +1,6 @@
 """What was judged and with what: written with every judgement, never changed."""
 
+import json
 from collections import defaultdict
 from collections.abc import Sequence
 from datetime import datetime
@@ -17,9 +18,10 @@ async def write(connection: Connection, rows: Sequence[Row], now: datetime) -> N
     if rows:
         await connection.execute(
             "INSERT INTO judgement (invoice_id, judged_at, kind, input) "
-            "SELECT n.invoice_id, $4, n.kind, n.input FROM unnest($1::text[], $2::text[], $3::jsonb[]) WITH ORDINALITY "
+            "SELECT n.invoice_id, $4, n.kind, n.input::jsonb "
+            "FROM unnest($1::text[], $2::text[], $3::text[]) WITH ORDINALITY "
             "AS n(invoice_id, kind, input, number) ORDER BY n.number",
-            *columns([(row.invoice_id, row.kind, row.input) for row in rows], 3), now,
+            *columns([(row.invoice_id, row.kind, json.dumps(row.input)) for row in rows], 3), now,
         )  # fmt: skip
 
 
