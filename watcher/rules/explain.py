@@ -92,11 +92,11 @@ def explain(subject: Subject) -> list[Section]:
 def _asked(invoice: Invoice) -> Iterator[str]:
     terms, due = invoice.terms, btc_text(invoice.terms.amount_due_sat)
     amount = f"{fiat_text(invoice.amount, invoice.currency)} {invoice.currency}"
-    reference = f" for {invoice.reference!r}" if invoice.reference else ""
+    asked = f"are asked for {invoice.reference!r}" if invoice.reference else "are asked for"
     if invoice.quote is None:
-        yield f"{due} BTC are asked for{reference}."
+        yield f"{due} BTC {asked}."
     else:
-        yield f"{amount} are asked for{reference}: {due} BTC, rounded up to the satoshi."
+        yield f"{amount} {asked}: {due} BTC, rounded up to the satoshi."
         yield (
             f"The rate is {rate_text(invoice)} {invoice.currency} for one bitcoin, from {invoice.quote.source}, of "
             f"{time_text(invoice.quote.quoted_at)}; it is locked."
