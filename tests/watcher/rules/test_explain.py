@@ -86,7 +86,8 @@ STATES: dict[str, tuple[Terms, list[Step], list[str], list[str], list[str]]] = {
         ["CONFIRMED when its payment is in a block with 1 confirmation.", DOUBLE_SPEND],
     ),
     "two of three in the mempool": (
-        ask(3), [(look(101), [pays(in_mempool("A"), 400), pays(in_mempool("B"), 300), pays(in_block("C", "101a"), 300)])],
+        ask(3),
+        [(look(101), [pays(in_mempool("A"), 400), pays(in_mempool("B"), 300), pays(in_block("C", "101a"), 300)])],
         ["UNCONFIRMED: the amount due is paid, and waits for its confirmations.",
          "0.00001000 of 0.00001000 BTC are paid.",
          "Label multiple: more than one transaction counted at the same time."],
@@ -222,11 +223,13 @@ def test_an_anomaly_is_worth_what_it_was_worth_when_it_came() -> None:
     made.judge(look(101, 3000, 3000), late, unknown)
     assert told(made.invoice, look(101, 3000))["Anomalies"] == (
         (
-            f"paid_late: {A} of 0.00001000 BTC (0.60 EUR at 60000, the rate of the moment it came) came after the expiry; "
+            f"paid_late: {A} of 0.00001000 BTC (0.60 EUR at 60000, the rate of the moment it came) came after the "
+            "expiry; "
             "it is not reported yet."
         ),
         (
-            f"paid_late: {B} of 0.00000007 BTC (no rate is known of the moment it came) came after the expiry; it is not "
+            f"paid_late: {B} of 0.00000007 BTC (no rate is known of the moment it came) came after the expiry; it is "
+            "not "
             "reported yet."
         ),
     )
