@@ -10,9 +10,9 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 from enum import StrEnum
 from functools import cache
-from types import NoneType, UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
+_NONE_TYPE, _UNION_TYPE = type(None), type(int | None)
 _MICROSECOND = timedelta(microseconds=1)
 
 
@@ -64,8 +64,8 @@ def _decode(kind: Any, stored: Any) -> Any:
     origin = get_origin(kind)
     if kind is Any or (origin or kind) is dict:
         return stored
-    if origin in (Union, UnionType):
-        kinds = [one for one in get_args(kind) if one is not NoneType]
+    if origin in (Union, _UNION_TYPE):
+        kinds = [one for one in get_args(kind) if one is not _NONE_TYPE]
         return None if stored is None and len(kinds) < len(get_args(kind)) else _decode(kinds[0], stored)
     if origin is tuple:
         return _tuple(get_args(kind), stored)
@@ -109,7 +109,7 @@ def _list(value: tuple[Any, ...]) -> list[Any]:
 _PLAIN = frozenset({bool, int, str})
 
 _WRITERS: dict[type, Callable[[Any], Any]] = {
-    NoneType: _same,
+    _NONE_TYPE: _same,
     bool: _same,
     int: _same,
     str: _same,

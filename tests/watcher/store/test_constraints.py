@@ -44,6 +44,7 @@ INVOICE = [
     "status = 'INVALID'",
     "judge_at = NULL",
     "status = 'UNDERPAID', paid_sat = 1, judge_at = NULL",
+    "noted = '\\x00'",
 ]
 TX = [
     "txid = '\\x00'",
@@ -67,7 +68,9 @@ PAYMENT = [
     "rate = 0",
     "judged = false, counted = true",
     "anomaly = 'paid_late', report_at_height = 5",
+    "noted = '\\x00'",
 ]
+JUDGEMENT = ["kind = 'guessed'"]
 DELIVERY = [
     "id = 'evt_00000000000000000000000000'",
     "state = 'lost'",
@@ -98,6 +101,7 @@ TEST_CONFIRMATION = [
 ]
 ILLEGAL = {
     "invoice": INVOICE, "tx": TX, "payment": PAYMENT, "delivery": DELIVERY, "test_confirmation": TEST_CONFIRMATION,
+    "judgement": JUDGEMENT,
 }  # fmt: skip
 
 
@@ -115,6 +119,8 @@ async def rows(pool: Pool) -> Pool:
     await pool.execute("DELETE FROM timeline")
     await pool.execute("UPDATE event SET invoice_id = $1", new)
     await pool.execute("UPDATE delivery SET invoice_id = $1", new)
+    await pool.execute("DROP TRIGGER judgement_is_append_only ON judgement")
+    await pool.execute("UPDATE judgement SET invoice_id = $1", new)
     await pool.execute("DELETE FROM invoice WHERE id = $1", paid)
     await freeze(pool, new, new_id("evt"), 1, b"{}", "http://127.0.0.1:9")
     return pool
