@@ -202,7 +202,8 @@ MUTANTS = (
         "datetime: datetime.isoformat,", 'datetime: lambda at: at.isoformat(timespec="seconds"),',
     ),
     Mutant(
-        "a payment is written down once", "judgements", "if before != noted.payments[payment.key]:", "if before is None:",
+        "a payment is written down once", "judgements",
+        "if before != noted.payments[payment.key]:", "if before is None:",
     ),
     Mutant(
         "a past that was not written down is not noticed", "judgements",
