@@ -3,9 +3,10 @@
 `explain` makes the whole text of what is stored; who shows it only lays it out.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 
 from watcher.rules.anomalies import anomaly_of, report_at_height
 from watcher.rules.invoice import (
@@ -21,6 +22,7 @@ from watcher.rules.labels import MEANINGS, Label
 from watcher.rules.ledger import CHAIN, position
 from watcher.rules.money import btc_text, fiat_text, paid_amount, value_at
 from watcher.rules.payloads import rate_text, time_text
+from watcher.rules.rates import Verdict
 from watcher.rules.record import Invoice
 from watcher.rules.timeline import ANOMALIES, reason_text
 from watcher.rules.types import FINAL, Payment, Reason, Status, Terms, TxState
@@ -101,6 +103,7 @@ def _asked(invoice: Invoice) -> Iterator[str]:
             f"The rate is {rate_text(invoice)} {invoice.currency} for one bitcoin, from {invoice.quote.source}, of "
             f"{time_text(invoice.quote.quoted_at)}; it is locked."
         )
+        yield from (_evidence(one, invoice.currency) for one in invoice.quote.evidence)
     yield (
         f"Made at {time_text(invoice.created_at)}; to be paid to {invoice.address}, first seen at "
         f"{time_text(terms.expires_at)} or before."
@@ -112,6 +115,22 @@ def _asked(invoice: Invoice) -> Iterator[str]:
         )
     if invoice.test:
         yield "It is a test: it never changes the balance."
+
+
+def _evidence(one: Mapping[str, Any], currency: str) -> str:
+    """What one source had said of the rate, and what became of it."""
+    said = f"said {one['rate']} {currency}" if one["rate"] else "said nothing"
+    at = f" as of {one['at']}" if one["at"] else ""
+    verdict = _VERDICTS.get(one["verdict"], one["verdict"])
+    return f"{one['source']} {said}{at}: {verdict}{', ' if one['detail'] else ''}{one['detail']}."
+
+
+_VERDICTS = {
+    Verdict.USED: "used",
+    Verdict.TOO_OLD: "left out as too old",
+    Verdict.TOO_FAR_OFF: "left out as too far off",
+    Verdict.FAILED: "it failed",
+}
 
 
 def _required(invoice: Invoice, moment: Moment) -> Iterator[str]:

@@ -206,6 +206,7 @@ class _Again:
                 before = known[payment.key]
                 payment = replace(payment, **{name: getattr(before, name) for name in PAST})
             known[payment.key] = payment
+            rates.pop(payment.key, None)
             if "rate" in facts:
                 rates[payment.key] = decode(Decimal, facts["rate"])
         payments = sorted(known.values(), key=lambda one: (one.first_seen_at, self.stored.numbers.get(one.key, _LAST)))

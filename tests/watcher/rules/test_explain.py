@@ -261,6 +261,22 @@ def test_what_was_asked_for_with_its_rate_and_its_terms() -> None:
     assert sections["Status"][1] == "0.00000000 of 0.00001000 BTC are paid (0.00 of 0.50 EUR)."
 
 
+def test_the_rate_has_its_evidence() -> None:
+    said = (
+        {"source": "kraken", "rate": "50000", "at": "2026-11-20T07:59:35Z", "verdict": "used", "detail": "0 % off"},
+        {"source": "coinbase", "rate": None, "at": None, "verdict": "failed", "detail": "it answers HTTP 502"},
+        {"source": "bitstamp", "rate": "60000", "at": None, "verdict": "too_far_off", "detail": ""},
+    )
+    invoice = in_euro(an_invoice(ask(1)))
+    assert invoice.quote is not None
+    sections = told(replace(invoice, quote=replace(invoice.quote, evidence=said)), look())
+    assert sections["What was asked for"][2:5] == (
+        "kraken said 50000 EUR as of 2026-11-20T07:59:35Z: used, 0 % off.",
+        "coinbase said nothing: it failed, it answers HTTP 502.",
+        "bitstamp said 60000 EUR: left out as too far off.",
+    )
+
+
 def test_an_invoice_in_bitcoin_has_no_rate() -> None:
     assert told(an_invoice(ask(1)), look())["What was asked for"][0] == "0.00001000 BTC are asked for."
 

@@ -26,6 +26,7 @@ from watcher.rules.payloads import (
     status_event,
     time_text,
 )
+from watcher.rules.rates import Evidence, Verdict
 from watcher.rules.record import Invoice, Quote
 from watcher.rules.types import Payment, Reason, Status, Terms, TxFacts
 
@@ -35,7 +36,11 @@ URL = "https://pay.example"
 TIP = 105
 
 HEAD = EventHead("evt_01JCZ0000000000000000000AA", 2, Status.UNDERPAID, at(61))
-QUOTE = Quote("EUR", Decimal("81000.640"), "kraken", at(-20))
+EVIDENCE = (
+    Evidence("kraken", Decimal("81000.640"), at(-25), Verdict.USED, "0.00 % off the median"),
+    Evidence("coinbase", None, None, Verdict.FAILED, "it answers HTTP 502"),
+)
+QUOTE = Quote("EUR", Decimal("81000.640"), "kraken", at(-20), tuple(one.document() for one in EVIDENCE))
 
 PAID = {
     Status.NEW: was(Status.NEW, Reason.PAYMENT_TAKEN_BACK),
