@@ -127,8 +127,8 @@ class Filter:
     project_id: str | None
     status: str | None
     reference: str | None
-    label: str | None
     before: str | None  # an id: ids sort by age
+    label: str | None = None
 
 
 async def page(connection: Connection, wanted: Filter, limit: int) -> list[str]:
