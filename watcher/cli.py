@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
-from watcher import __version__, history_commands
+from watcher import __version__, commands, history_commands
 from watcher.command_line import Json
 from watcher.command_line import group as _group
 from watcher.command_line import say as _say
@@ -31,9 +31,9 @@ descriptor = _group("Descriptors: which addresses were given out, and which may 
 rate = _group("Rates: what a bitcoin costs, and who says so.")
 config = _group("Settings.")
 chain = _group("The chain that is followed.")
-invoice = _group("Invoices.")
-history_commands.add_to(invoice)
-app.add_typer(invoice, name="invoice")
+history_commands.add_to(commands.invoice)
+app.add_typer(commands.project, name="project")
+app.add_typer(commands.invoice, name="invoice")
 app.add_typer(db, name="db")
 app.add_typer(key, name="key")
 app.add_typer(descriptor, name="descriptor")
