@@ -20,20 +20,19 @@ def test_a_judgement_is_written_with_its_moment_and_what_was_new() -> None:
     story.judge(look(100, 5, 3), pays(in_mempool("A"), seen=4))
     [row] = story.rows
     assert row.kind == "judged"
-    assert row.input == {
-        "moment": {
-            "tip_height": 100, "now": "2026-11-20T08:00:05+00:00", "looked_at": "2026-11-20T08:00:03+00:00",
-        },
-        "tell_net": False,
-        "base_url": "https://pay.example",
-        "invoice": {"terms": {
-            "amount_due_sat": DUE, "expires_at": "2026-11-20T08:15:00+00:00", "required_confirmations": 1
-        }},
-        "payments": [{
-            "tx": {"txid": named("A").hex(), "state": "mempool"}, "vout": 0, "amount_sat": DUE, "coinbase": False,
-            "first_seen_at": "2026-11-20T08:00:04+00:00", "past": {},
-        }],
-    }  # fmt: skip
+    assert sorted(row.input) == ["base_url", "invoice", "moment", "payments", "tell_net"]
+    assert (row.input["tell_net"], row.input["base_url"]) == (False, "https://pay.example")
+    assert row.input["moment"].items() >= {
+        "tip_height": 100, "now": "2026-11-20T08:00:05+00:00", "looked_at": "2026-11-20T08:00:03+00:00"
+    }.items()  # fmt: skip
+    assert row.input["invoice"] == {"terms": {
+        "amount_due_sat": DUE, "expires_at": "2026-11-20T08:15:00+00:00", "required_confirmations": 1
+    }}  # fmt: skip
+    [payment] = row.input["payments"]
+    assert payment.items() >= {
+        "vout": 0, "amount_sat": DUE, "coinbase": False, "first_seen_at": "2026-11-20T08:00:04+00:00"
+    }.items()  # fmt: skip
+    assert (payment["tx"], payment["past"]) == ({"txid": named("A").hex(), "state": "mempool"}, {})
 
 
 def test_what_is_known_is_not_written_again() -> None:
