@@ -188,9 +188,30 @@ MUTANTS = (
         "if payment.coinbase and payment.tx.anchor is not None", "if False",
     ),
     Mutant(
-        "money of an invalid invoice is pending", "ledger",
-        "HELD if standing.status is", "PENDING if standing.status is",
+        "money of an invalid invoice is not held", "ledger",
+        "standing.status is Status.INVALID if payment.counted", "False if payment.counted",
     ),
+    Mutant("what was decided books nothing", "ledger", "return _AFTER[payment.resolution]", "return HELD"),
+    Mutant(
+        "what is not held is moved by a decision", "ledger",
+        "if _is_held(standing, payment):", "if payment.resolution or _is_held(standing, payment):",
+    ),
+    Mutant("a refund is balance", "ledger", "Resolution.REFUNDED: REFUNDED", "Resolution.REFUNDED: CONFIRMED"),
+    Mutant("accepted test money is balance", "ledger", "TEST if test else _AFTER[resolution]", "_AFTER[resolution]"),
+    Mutant(
+        "money that is gone is an exception", "ledger",
+        "return _is_booked(payment) and _is_held(", "return _is_held(",
+    ),
+    Mutant("a judgement forgets what was decided", "invoice", ", resolution=payment.resolution", ""),
+    Mutant("a judgement forgets that it was cancelled", "invoice", ", cancelled_at=standing.cancelled_at", ""),
+    Mutant(
+        "a cancelled invoice waits for its expiry", "invoice",
+        "if standing.cancelled_at is not None:", "if standing.cancelled_at is not None and is_expired(terms, moment):",
+    ),
+    Mutant("a row of the log is not chained", "action_log", "sha256(previous_hash + text", "sha256(text"),
+    Mutant("a row that was altered is believed", "action_log", "if one.hash != hash_of(", "if False and hash_of("),
+    Mutant("rows may be gone from the log", "action_log", "if one.previous_hash != last_hash:", "if False:"),
+    Mutant("the last rows may be gone", "action_log", "if (last_id, last_hash) != end:", "if False:"),
     Mutant(
         "vanished money stays in the ledger", "ledger",
         " and (payment.counted or payment.tx.evicted_at is None)", "",

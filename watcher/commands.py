@@ -353,6 +353,19 @@ def _invoice_show(settings: Settings, *, invoice_id: InvoiceId, as_json: Json = 
     return 0
 
 
+def _invoice_cancel(
+    settings: Settings,
+    *,
+    invoice_id: InvoiceId,
+    reason: Annotated[str, typer.Option(metavar="TEXT", help="Why; it is kept in the log of actions.")],
+    as_json: Json = False,
+) -> int:
+    """Make a NEW invoice EXPIRED; its merchant is told. Money that comes later is an anomaly."""
+    found = _document(settings, "POST", "/invoices/{id}/cancel", invoice_id, body={"reason": reason})
+    say(found, f"{found['id']} is {found['status']} ({found['reason']})", as_json)
+    return 0
+
+
 _DOCUMENTS = ("database_url", "api_host", "api_port", "public_url")  # of invoices: they name their pages
 
 project.command("list")(with_settings(_project_list, DATABASE))
@@ -364,3 +377,4 @@ project.command("report")(with_settings(_project_report, DATABASE))
 invoice.command("create")(with_settings(_invoice_create, ALL))
 invoice.command("list")(with_settings(_invoice_list, _DOCUMENTS))
 invoice.command("show")(with_settings(_invoice_show, _DOCUMENTS))
+invoice.command("cancel")(with_settings(_invoice_cancel, _DOCUMENTS))

@@ -141,7 +141,7 @@ class Pipeline:
             await journal.note(connection, [*lines, *notes], moment.now)
         if decisions:
             await judgements.write(connection, [row for _, rows in made for row in rows], moment.now)
-            await _write(connection, judged, decisions, moment.now)
+            await write_decisions(connection, judged, decisions, moment.now)
         return notes
 
 
@@ -194,10 +194,13 @@ async def _inherit(connection: Connection, change: Change) -> None:
         await payments.inherit(connection, [*present, *(item.facts.txid for item in change.arrivals)], gone)
 
 
-async def _write(
+async def write_decisions(
     connection: Connection, judged: Sequence[Invoice], decisions: Sequence[Decision], now: datetime
 ) -> None:
-    """Write decisions: invoices and payments, ledger, events with deliveries."""
+    """Write decisions about locked invoices: themselves and their payments, ledger, events with deliveries.
+
+    `judged` are the invoices as they were loaded, in the order of the decisions. The timeline is the caller's.
+    """
     await records.save(connection, [
         (decision.invoice, records.Due(decision.judge_at, decision.judge_at_height, decision.report_at_height))
         for decision in decisions

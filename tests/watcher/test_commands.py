@@ -215,9 +215,22 @@ async def test_balance_and_report_are_those_of_the_ledger(run: Run, pool):
     assert (await run("project", "report", world.project_id, "--csv", "--json")).returncode == 2
 
 
+async def test_an_invoice_is_cancelled_with_a_reason(run: Run, made: dict[str, Any]):
+    asked = ("invoice", "create", "--project", made["id"], "--amount", "5", "--currency", "EUR", "--json")
+    invoice_id = json.loads((await run(*asked)).stdout)["id"]
+    assert (await run("invoice", "cancel", invoice_id)).returncode == 2
+    wordless = await run("invoice", "cancel", invoice_id, "--reason", " ")
+    assert (wordless.returncode, wordless.stderr) == (4, "error: reason: say why, in a few words\n")
+    done = await run("invoice", "cancel", invoice_id, "--reason", "out of stock")
+    assert (done.returncode, done.stdout) == (0, f"{invoice_id} is EXPIRED (cancelled)\n")
+    again = await run("invoice", "cancel", invoice_id, "--reason", "out of stock")
+    assert (again.returncode, "only a NEW one can be cancelled" in again.stderr) == (4, True)
+    assert "cancel_invoice by command line: out of stock" in (await run("actions")).stdout
+
+
 @pytest.mark.parametrize(
     ("group", "verbs"),
-    [("project", "list show create set balance report"), ("invoice", "create list show")],
+    [("project", "list show create set balance report"), ("invoice", "create list show cancel")],
 )
 def test_every_verb_has_its_help(group: str, verbs: str):
     listed = paywatch(group, "--help").stdout

@@ -290,6 +290,9 @@ def _where_money_is(invoice: Any, payments: list[Any]) -> dict[str, int]:
 def _account(invoice: Any, payment: Any) -> str:
     if invoice["test"]:
         return "test"
-    if not payment["counted"]:
-        return "held" if payment["anomaly"] else "pending"
-    return {"CONFIRMED": "confirmed", "INVALID": "held"}.get(invoice["status"], "pending")
+    if payment["counted"]:
+        account = {"CONFIRMED": "confirmed", "INVALID": "held"}.get(invoice["status"], "pending")
+    else:
+        account = "held" if payment["anomaly"] else "pending"
+    decided = {"accepted": "confirmed", "refunded": "refunded", "ignored": "ignored"}
+    return decided.get(payment["resolution"], "held") if account == "held" else account

@@ -30,6 +30,9 @@ VERIFY_ALREADY_IN_UTXO_SET = -27
 
 SAT_PER_BTC = 100_000_000
 
+# The outputs of a transaction of which it is asked whether they are unspent, to find its block.
+OUTPUTS_ASKED = 100
+
 T = TypeVar("T")
 K = TypeVar("K")
 
@@ -251,6 +254,22 @@ class BitcoindRpc(JsonRpc):
         TRANSACTIONS_SEEN.labels("mempool").inc(len(found))
         return found
 
+    async def block_of(self, txid: bytes) -> bytes | None:
+        """The block that holds a transaction, as far as the node can tell: by txindex, or by an unspent output of it.
+
+        None: in no block, or nothing of it is unspent.
+        """
+        indexed = await self._ask_unless(INVALID_ADDRESS_OR_KEY, _indexed_block, "getrawtransaction", to_hex(txid), 1)
+        if indexed is not None:
+            return indexed
+        found = await self._ask_each(
+            _unspent_since, "gettxout", range(OUTPUTS_ASKED), lambda vout: [to_hex(txid), vout, False]
+        )
+        for best_hash, confirmations in found.values():
+            header = await self.block_header(best_hash)
+            return await self.block_hash_at(header.height - confirmations + 1) if header else None
+        return None
+
     async def spenders(self, outpoints: Collection[bytes]) -> dict[bytes, bytes]:
         """The txid that spends an outpoint, for those that a transaction in the mempool spends."""
         if not outpoints:
@@ -419,6 +438,15 @@ def _mempool_entry(result: Json) -> MempoolEntry:
         ancestor_vsize=result["ancestorsize"],
         unbroadcast=result["unbroadcast"],
     )
+
+
+def _indexed_block(result: Json) -> bytes | None:
+    return _optional_hash(result, "blockhash")
+
+
+def _unspent_since(result: Json) -> tuple[bytes, int]:
+    """The tip of which it was said, and the confirmations."""
+    return from_hex(result["bestblock"]), int(result["confirmations"])
 
 
 def _spenders(result: Json) -> dict[bytes, bytes]:

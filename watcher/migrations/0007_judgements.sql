@@ -4,7 +4,7 @@ CREATE TABLE judgement (                              -- append-only
   id bigint GENERATED ALWAYS AS IDENTITY,             -- the order in which they were made
   invoice_id text NOT NULL REFERENCES invoice,
   judged_at timestamptz NOT NULL,
-  kind text NOT NULL CHECK (kind IN ('judged', 'begun', 'frozen', 'confirmed', 'healed')),
+  kind text NOT NULL CHECK (kind IN ('judged', 'begun', 'frozen', 'confirmed', 'healed', 'resolved')),
   input jsonb NOT NULL,                               -- watcher.rules.judgements
   PRIMARY KEY (invoice_id, id)
 );

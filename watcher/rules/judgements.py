@@ -15,7 +15,7 @@ from typing import Any
 from watcher.rules.codec import default_of, encode, encode_fields
 from watcher.rules.decisions import Decision, Setting, decide
 from watcher.rules.record import Invoice, Noted
-from watcher.rules.types import Payment
+from watcher.rules.types import Payment, Standing
 
 DIGEST_BYTES = 16
 
@@ -28,6 +28,7 @@ class Kind(StrEnum):
     FROZEN = "frozen"  # the event of a confirmation without payment was fixed
     CONFIRMED = "confirmed"  # ... and delivered
     HEALED = "healed"  # an operator had what was judged made what was told
+    RESOLVED = "resolved"  # an operator decided about held money, which is booked without a judgement
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +48,9 @@ def _defaults(kind: type, *without: str) -> dict[str, Any]:
 PAST = ("judged", "counted", "in_closed_set", "confirmed_anchor_hash", "anomaly")
 STANDING = ("standing", "labels", "last_sequence", "confirmed_at")
 
+# What stands in the standing, and is a fact.
+STANDING_FACTS = ("cancelled_at",)
+
 # What an invoice is made with, and never changes.
 _CONSTANT = (
     "id", "project_id", "test", "amount", "currency", "quote", "address", "script_pubkey", "reference", "description",
@@ -58,6 +62,8 @@ _FACT_DEFAULTS = _defaults(Payment, *PAST)
 _STANDING_DEFAULTS = {name: default for name, default in _defaults(Invoice).items() if name in STANDING}
 _INVOICE_DEFAULTS = _defaults(Invoice, *_CONSTANT, *STANDING, "payments", "payment_rates", "noted")
 _SETTING_DEFAULTS = _defaults(Setting, "base_url", "new_event_id")
+
+_STANDING_FACT_DEFAULTS = {name: default for name, default in _defaults(Standing).items() if name in STANDING_FACTS}
 
 INVOICE_FACTS = tuple(_INVOICE_DEFAULTS)
 SETTING_FACTS = tuple(_SETTING_DEFAULTS)
@@ -81,7 +87,7 @@ def noted_decision(invoice: Invoice, setting: Setting) -> tuple[Decision, list[R
 
 def _news(invoice: Invoice) -> tuple[Noted, dict[str, Any]]:
     """What was not written down yet of the facts, and what is noted when it is."""
-    facts = encode_fields(invoice, _INVOICE_DEFAULTS)
+    facts = _own_facts(invoice)
     noted, payments = Noted(_digest(facts)), list[dict[str, Any]]()
     for payment in invoice.payments:
         one, before = _facts(invoice, payment), invoice.noted.payments.get(payment.key)
@@ -97,7 +103,7 @@ def _news(invoice: Invoice) -> tuple[Noted, dict[str, Any]]:
 def whole(invoice: Invoice) -> dict[str, Any]:
     """All that is known of an invoice: its facts, and what was judged of it and of its payments."""
     return encode_fields(invoice, _STANDING_DEFAULTS) | {
-        "invoice": encode_fields(invoice, _INVOICE_DEFAULTS),
+        "invoice": _own_facts(invoice),
         "payments": [
             _facts(invoice, payment) | {"past": encode_fields(payment, _PAST_DEFAULTS)} for payment in invoice.payments
         ],
@@ -120,10 +126,19 @@ def healed(invoice: Invoice) -> Row:
     return Row(invoice.id, Kind.HEALED, whole(invoice))
 
 
+def resolved(invoice: Invoice) -> list[Row]:
+    """An operator has decided about money of the invoice, and nothing is judged."""
+    return [*_begun(invoice), Row(invoice.id, Kind.RESOLVED, _news(invoice)[1])]
+
+
 def _begun(invoice: Invoice) -> list[Row]:
     """What had been judged when nothing was written down yet."""
     has_past = invoice.last_sequence > 0 or any(payment.judged for payment in invoice.payments)
     return [Row(invoice.id, Kind.BEGUN, whole(invoice))] if has_past and invoice.noted.invoice is None else []
+
+
+def _own_facts(invoice: Invoice) -> dict[str, Any]:
+    return encode_fields(invoice, _INVOICE_DEFAULTS) | encode_fields(invoice.standing, _STANDING_FACT_DEFAULTS)
 
 
 def _facts(invoice: Invoice, payment: Payment) -> dict[str, Any]:

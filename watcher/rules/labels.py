@@ -74,7 +74,7 @@ def _of_standing(terms: Terms, standing: Standing) -> Iterator[Label]:
             yield Label.OVERPAID
         if standing.reason is Reason.UNDERPAID or (is_settled and standing.paid_sat < terms.amount_due_sat):
             yield Label.UNDERPAID
-        if str(standing.reason) == Label.CANCELLED:
+        if standing.reason is Reason.CANCELLED:
             yield Label.CANCELLED
 
 

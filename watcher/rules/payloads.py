@@ -123,6 +123,7 @@ def _payment(payment: Payment, tip_height: int) -> dict[str, Any]:
         "firstSeenAt": time_text(payment.first_seen_at),
         "goneBy": _hex(tx.gone_by) if tx.gone_by else None,
         "anomaly": payment.anomaly,
+        "resolution": payment.resolution,
     }
 
 

@@ -15,7 +15,7 @@ from typing import Any, get_type_hints
 from watcher.rules import labels
 from watcher.rules.codec import decode
 from watcher.rules.decisions import Setting, Told, confirm_without_payment, decide
-from watcher.rules.judgements import INVOICE_FACTS, PAST, SETTING_FACTS, STANDING, Kind
+from watcher.rules.judgements import INVOICE_FACTS, PAST, SETTING_FACTS, STANDING, STANDING_FACTS, Kind
 from watcher.rules.ledger import position
 from watcher.rules.record import Invoice
 from watcher.rules.types import Payment, Standing
@@ -136,6 +136,7 @@ class _Again:
             Kind.FROZEN: self._freeze,
             Kind.CONFIRMED: self._confirm,
             Kind.HEALED: self._heal,
+            Kind.RESOLVED: self._learn,
         }[Kind(row.kind)](row)
         self._rows += 1
 
@@ -151,6 +152,9 @@ class _Again:
         decision = decide(self.invoice, setting)
         self.invoice, self.is_settled = decision.invoice, True
         self.events += decision.events
+
+    def _learn(self, row: Written) -> None:
+        self.invoice = self._learnt(self.invoice, row.input)
 
     def _begin(self, row: Written) -> None:
         whole = self._whole(row.input)
@@ -197,7 +201,10 @@ class _Again:
         if "invoice" in found:
             facts = found["invoice"]
             given = {name: decode(_INVOICE[name], facts[name]) for name in INVOICE_FACTS if name in facts}
-            invoice = replace(invoice, **given)
+            stated: dict[str, Any] = {
+                name: decode(_STANDING[name], facts[name]) if name in facts else None for name in STANDING_FACTS
+            }
+            invoice = replace(invoice, standing=replace(invoice.standing, **stated), **given)
         known = {payment.key: payment for payment in invoice.payments}
         rates = dict(invoice.payment_rates)
         for facts in found.get("payments", ()):
@@ -213,7 +220,7 @@ class _Again:
         return replace(invoice, payments=tuple(payments), payment_rates=rates)
 
 
-_INVOICE, _SETTING = get_type_hints(Invoice), get_type_hints(Setting)
+_INVOICE, _SETTING, _STANDING = get_type_hints(Invoice), get_type_hints(Setting), get_type_hints(Standing)
 
 
 # Comparing

@@ -32,10 +32,19 @@ class Reason(StrEnum):
     ACCEPTED_UNCONFIRMED = "accepted_unconfirmed"
     CONFIRMED_WITHOUT_PAYMENT = "confirmed_without_payment"
     EXPIRED = "expired"
+    CANCELLED = "cancelled"
     UNDERPAID = "underpaid"
     OVERPAID = "overpaid"
     DOUBLE_SPENT = "double_spent"
     VANISHED = "vanished"
+
+
+class Resolution(StrEnum):
+    """What an operator has decided about money that was held. It never changes a status."""
+
+    ACCEPTED = "accepted"  # the merchant keeps it
+    REFUNDED = "refunded"  # it was paid back, outside of this program
+    IGNORED = "ignored"  # nothing is done about it
 
 
 class TxState(StrEnum):
@@ -92,6 +101,7 @@ class Payment:
     in_closed_set: bool = False
     confirmed_anchor_hash: bytes | None = None  # its anchor when the invoice was last found CONFIRMED
     anomaly: str | None = None  # what was reported
+    resolution: Resolution | None = None  # what an operator has decided, where it is held
     reorged: bool = False  # a block that held it has left the chain
 
     @property
@@ -124,6 +134,7 @@ class Standing:
     reached_due: bool = False  # it was UNCONFIRMED or CONFIRMED once
     set_closed: bool = False  # it was CONFIRMED once, or is final: later payments do not count
     confirmed_without_payment: bool = False
+    cancelled_at: datetime | None = None  # a fact: somebody wanted no payment any more
 
     @property
     def told(self) -> tuple[Status, int]:

@@ -120,6 +120,11 @@ async def project_of(connection: Connection, invoice_id: str) -> str | None:
     return project_id
 
 
+async def set_cancelled(connection: Connection, invoice_id: str, now: datetime) -> None:
+    """Note that an invoice is cancelled. What follows from it is judged in the same transaction."""
+    await connection.execute("UPDATE invoice SET cancelled_at = $2 WHERE id = $1", invoice_id, now)
+
+
 @dataclass(frozen=True, slots=True)
 class Filter:
     """Which invoices a list shows; None does not restrict."""

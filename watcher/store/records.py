@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 
 from watcher.rules.record import Invoice, Noted, Quote
-from watcher.rules.types import BlockId, Payment, Reason, Standing, Status, Terms, TxFacts, TxState
+from watcher.rules.types import BlockId, Payment, Reason, Resolution, Standing, Status, Terms, TxFacts, TxState
 from watcher.runtime.db import Connection, Row
 
 _INVOICES = """
@@ -74,7 +74,7 @@ def _invoice(row: Row, payments: tuple[Payment, ...], rates: dict[tuple[bytes, i
         required_reasons=tuple(row["required_reasons"]),
         standing=Standing(
             Status(row["status"]), Reason(row["reason"]), row["paid_sat"], row["reached_due"], row["set_closed"],
-            row["confirmed_without_payment"],
+            row["confirmed_without_payment"], row["cancelled_at"],
         ),
         labels=tuple(row["labels"]),
         last_sequence=row["last_sequence"],
@@ -102,6 +102,7 @@ def _payment(row: Row) -> Payment:
     return Payment(
         tx_facts(row), row["vout"], row["amount_sat"], row["coinbase"], row["first_seen_at"], row["judged"],
         row["counted"], row["in_closed_set"], row["confirmed_anchor_hash"], row["anomaly"],
+        Resolution(row["resolution"]) if row["resolution"] else None,
         row["reorged"],
     )  # fmt: skip
 

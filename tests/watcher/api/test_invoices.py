@@ -429,3 +429,30 @@ async def test_a_confirmation_over_http(operator, shop, pool):
     assert (await shop.client.post(path)).status == 409
     assert (await shop.client.post(f"/invoices/inv_{'0' * 26}/confirm-without-payment")).status == 404
     assert (await shop.client.post(path, {"force": True})).status == 422
+
+
+# Cancel
+
+
+async def test_a_new_invoice_is_cancelled_and_answered_as_it_is_then(shop):
+    invoice = (await shop.client.post("/invoices", {"amount": "1.00", "currency": "EUR"})).body
+    path = f"/invoices/{invoice['id']}/cancel"
+    done = await shop.client.post(path, {"reason": "out of stock"}, Idempotency_Key="k")
+    assert (done.status, done["status"], done["reason"], done["paidBtc"]) == (200, "EXPIRED", "cancelled", "0.00000000")
+    assert (await shop.client.get(f"/invoices/{invoice['id']}")).body == done.body
+    [event] = (await shop.client.get(f"/invoices/{invoice['id']}/events"))["items"]
+    assert (event["type"], event["data"]["reason"]) == ("invoice.expired", "cancelled")
+    told = [line["text"] for line in (await shop.client.get(f"/invoices/{invoice['id']}/timeline"))["items"]]
+    assert told[1].startswith("It was cancelled. Decided by key_")
+    assert told[1].endswith(": out of stock.")
+    assert (await shop.client.post(path, {"reason": "out of stock"}, Idempotency_Key="k")).body == done.body
+    again = await shop.client.post(path, {"reason": "out of stock"})
+    assert (again.status, again["detail"]) == (409, "the invoice is EXPIRED; only a NEW one can be cancelled")
+
+
+async def test_cancelling_says_why(shop):
+    invoice = (await shop.client.post("/invoices", {"amount": "1.00", "currency": "EUR"})).body
+    for body in ({}, {"reason": " "}, {"reason": 1}):
+        refused = await shop.client.post(f"/invoices/{invoice['id']}/cancel", body)
+        assert (refused.status, refused["errors"][0]["field"]) == (422, "reason")
+    assert (await shop.client.post("/invoices/inv_00000000000000000000000000/cancel", {"reason": "x"})).status == 404

@@ -254,6 +254,16 @@ class TestMempool:
         assert await rpc.spenders(asked) == {}
         assert await rpc.unspent(asked, include_mempool=False) == {fresh}
 
+    async def test_which_block_holds_a_transaction(self, chain, rpc):
+        """By an unspent output of it; with txindex it is in tests/watcher/test_transactions.py."""
+        txid = await paid(chain)
+        assert await rpc.block_of(txid) is None
+        [block] = await chain.mine()
+        assert await rpc.block_of(txid) == from_hex(block)
+        await chain.mine(2)
+        assert await rpc.block_of(txid) == from_hex(block)
+        assert await rpc.block_of(UNKNOWN) is None
+
     async def test_a_transaction_is_offered(self, chain, rpc):
         old = await paid(chain)
         raw = (await rpc.raw_transactions([old]))[old]

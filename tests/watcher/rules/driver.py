@@ -14,16 +14,17 @@ from decimal import Decimal
 from itertools import count
 from typing import Any
 
+from watcher.rules import judgements
 from watcher.rules.anomalies import judge_at
 from watcher.rules.chain import BlockHit, Tracked, classify, connect, disconnect
 from watcher.rules.decisions import Decision, Setting, Told
 from watcher.rules.invoice import Moment, Step
-from watcher.rules.judgements import noted_decision
+from watcher.rules.judgements import Row, noted_decision
 from watcher.rules.labels import at_creation
-from watcher.rules.ledger import posting
+from watcher.rules.ledger import position, posting
 from watcher.rules.record import Invoice
 from watcher.rules.replay import Stored, Written
-from watcher.rules.types import BlockId, Payment, Status, Terms, TxFacts, TxState
+from watcher.rules.types import BlockId, Payment, Resolution, Status, Terms, TxFacts, TxState
 
 START = datetime(2026, 11, 20, 8, 0, tzinfo=UTC)
 FIRST_HEIGHT = 100
@@ -139,6 +140,16 @@ class Pipeline:
         if kind != "chain" and (self.is_pending or self._is_due(now, tip)):
             self._judge(Moment(tip, now, self.looked_at, self.mempool_is_trusted), tell_net=tell_net)
 
+    def resolve(self, txid: bytes, resolution: Resolution) -> None:
+        """An operator's decision about all outputs of a transaction."""
+        self.payments = {
+            key: replace(payment, resolution=resolution) if payment.tx.txid == txid else payment
+            for key, payment in self.payments.items()
+        }
+        self.invoice = replace(self.invoice, payments=tuple(self.payments.values()))
+        self._book(position(self.invoice.standing, self.invoice.payments, test=self.invoice.test))
+        self._write(judgements.resolved(self.stored().invoice), at(0))
+
     # Facts, as the look at the node and the store make them.
 
     def _read_chain(self, node: Node) -> list[Tx]:
@@ -197,10 +208,13 @@ class Pipeline:
         setting = Setting(moment, "http://pay.test", tell_net, lambda: f"evt_{next(self._numbers)}")
         before = replace(self.invoice, payments=self._in_order())
         decision, rows = noted_decision(before, setting)
-        self.rows += [(row.kind, moment.now, json.dumps(row.input)) for row in rows]
+        self._write(rows, moment.now)
         self.told += decision.events
         self.events += [json.loads(told.body)["data"] | {"type": told.type} for told in decision.events]
         self._save(decision)
+
+    def _write(self, rows: Iterable[Row], now: datetime) -> None:
+        self.rows += [(row.kind, now, json.dumps(row.input)) for row in rows]
 
     def _in_order(self) -> tuple[Payment, ...]:
         """As the store gives them: in the order in which they were seen, then learnt of."""
@@ -220,7 +234,10 @@ class Pipeline:
         self.judge_at = decision.judge_at
         self.heights = [*decision.report_at_height.values()]
         self.heights += [] if decision.judge_at_height is None else [decision.judge_at_height]
-        self.booked.update(posting({key: sat for key, sat in self.booked.items() if sat}, decision.position))
+        self._book(decision.position)
+
+    def _book(self, after: dict[str, int]) -> None:
+        self.booked.update(posting({key: sat for key, sat in self.booked.items() if sat}, after))
 
 
 def _moved(payment: Payment, facts: TxFacts) -> Payment:

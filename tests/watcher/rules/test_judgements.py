@@ -6,9 +6,9 @@ from decimal import Decimal
 from tests.watcher.rules.build import DUE, ask, at, in_block, in_mempool, look, named, pays
 from tests.watcher.rules.driver import an_invoice
 from tests.watcher.rules.histories import History
-from watcher.rules.judgements import Kind, healed, whole
+from watcher.rules.judgements import Kind, healed, resolved, whole
 from watcher.rules.record import Noted
-from watcher.rules.types import Reason, Standing, Status
+from watcher.rules.types import Reason, Resolution, Standing, Status
 
 
 def history(confirmations: int = 1) -> History:
@@ -106,3 +106,30 @@ def test_the_whole_of_an_invoice_is_what_was_judged_and_its_facts() -> None:
         "payments": [],
     }  # fmt: skip
     assert healed(invoice).input == whole(invoice)
+
+
+def test_a_decision_about_money_is_written_without_a_judgement() -> None:
+    story = history(0)
+    story.judge(look(101), pays(in_block("A", "101a")))
+    story.judge(look(102), pays(in_block("B", "102a"), 7))
+    story.judge(look(103))
+    decided = tuple(
+        replace(one, resolution=Resolution.ACCEPTED) if one.anomaly else one for one in story.invoice.payments
+    )
+    story.invoice = replace(story.invoice, payments=decided)
+    [row] = resolved(story.invoice)
+    assert (row.kind, sorted(row.input)) == (Kind.RESOLVED, ["payments"])
+    assert [one["resolution"] for one in row.input["payments"]] == ["accepted"]
+    assert not story.replay().is_same
+    story.write([row], look(103))
+    assert story.replay().is_same
+
+
+def test_a_cancellation_is_a_fact() -> None:
+    story = history()
+    story.invoice = replace(story.invoice, standing=replace(story.invoice.standing, cancelled_at=at(5)))
+    story.judge(look(now=6))
+    assert story.rows[0].input["invoice"]["cancelled_at"] == "2026-11-20T08:00:05+00:00"
+    assert story.invoice.standing.reason is Reason.CANCELLED
+    assert story.invoice.labels == ("cancelled",)
+    assert story.replay().is_same

@@ -23,10 +23,11 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from tests.watcher.rules.driver import Block, Node, Pipeline, Tx, at
+from tests.watcher.rules.driver import Block, Node, Pipeline, Tx, at, id_of
 from tests.watcher.rules.model import Ask, Model, Verdict, is_subsequence
+from watcher.rules.ledger import is_exception
 from watcher.rules.replay import replay
-from watcher.rules.types import FINAL, Payment, Status, Terms, TxState
+from watcher.rules.types import FINAL, Payment, Resolution, Status, Terms, TxState
 
 DUE, LIMIT = 1000, 72 * 3600
 
@@ -211,6 +212,14 @@ class InvoiceMachine(RuleBasedStateMachine):
         if even_if_new or self.pipeline.events:
             self.wait(self.expires_at - self.node.now + late)
 
+    @precondition(lambda self: not self.pipeline.is_pending and self._undecided())
+    @rule(data=st.data(), resolution=st.sampled_from(list(Resolution)))
+    def resolve(self, data: st.DataObject, resolution: Resolution) -> None:
+        """An operator decides about held money, as deep or shallow as it is."""
+        name = data.draw(st.sampled_from(self._undecided()))
+        self.model.record("resolve", name, resolution.value)
+        self.pipeline.resolve(id_of(name), resolution)
+
     # When the watcher looks.
 
     @rule(count=st.integers(1, 4))
@@ -300,6 +309,14 @@ class InvoiceMachine(RuleBasedStateMachine):
             assert report.is_same, report
 
     @invariant()
+    def the_exceptions_are_what_is_held(self) -> None:
+        """Whether decided or not."""
+        if self.pipeline.is_pending:
+            return
+        standing, payments = self.pipeline.invoice.standing, self.pipeline.payments.values()
+        assert {self._name(one) for one in payments if is_exception(standing, one)} == self.verdict.exceptions
+
+    @invariant()
     def what_is_final_stays(self) -> None:
         """Property 5."""
         standing = self.pipeline.invoice.standing
@@ -317,6 +334,11 @@ class InvoiceMachine(RuleBasedStateMachine):
             self.judged_history = len(self.model.history)
             self.last_verdict = self.model.verdict()
         return self.last_verdict
+
+    def _undecided(self) -> list[str]:
+        """The exceptions that wait for a decision."""
+        decided = {self._name(payment) for payment in self.pipeline.payments.values() if payment.resolution}
+        return sorted(self.verdict.exceptions - decided)
 
     def _name(self, payment: Payment) -> str:
         return payment.tx.txid.rstrip(b"\0").decode()

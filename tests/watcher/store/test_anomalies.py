@@ -62,7 +62,7 @@ async def test_a_project_sees_its_own_from_the_newest_on(pool):
     assert [amount_sat for _, _, amount_sat in await listed(world)] == [4, 3, 2, 1]
     assert [amount_sat for _, _, amount_sat in await listed(world, other)] == [4, 2]
     assert [amount_sat for _, _, amount_sat in await listed(world, world.project_id)] == [3, 1]
-    number = await anomalies.number_of(pool, txs[2].txid, 0)
+    number = await anomalies.number_of(pool, (txs[2].txid, 0))
     assert [amount_sat for _, _, amount_sat in await listed(world, before=number)] == [2, 1]
     assert [amount_sat for _, _, amount_sat in await listed(world, limit=2)] == [4, 3]
-    assert await listed(world, before=await anomalies.number_of(pool, txs[2].txid, 1)) == []
+    assert await listed(world, before=await anomalies.number_of(pool, (txs[2].txid, 1))) == []

@@ -7,8 +7,10 @@ from random import Random
 import pytest
 
 from tests.support import add_project
-from tests.watcher.world import Tx, World
+from tests.watcher.world import Tx, World, coin
+from watcher import actions
 from watcher.rules.report import Kind, Line
+from watcher.rules.types import Resolution
 from watcher.runtime.db import Pool
 from watcher.runtime.ids import new_id
 from watcher.store import projects, reports
@@ -32,6 +34,11 @@ def told(lines: list[Line]) -> list[tuple[str, int, str | None]]:
     return [
         (line.kind, line.booking.amount_sat, None if line.amount is None else f"{line.amount:.2f}") for line in lines
     ]
+
+
+async def accept(world: World, tx: Tx) -> None:
+    """An operator's decision about held money."""
+    await actions.resolve(world.pool, (tx.txid, 0), Resolution.ACCEPTED, "a test", "key_1", world.now)
 
 
 async def test_confirmed_reversed_and_confirmed_again_are_three_lines(world: World):
@@ -70,7 +77,7 @@ async def test_two_invoices_that_one_transaction_pays_are_two_lines(world: World
 
 
 async def test_money_that_an_operator_has_accepted_is_valued_at_its_own_rate(world: World):
-    """Booked and noted as a decision about an exception is."""
+    """Not at the locked one."""
     invoice = await world.invoice(DUE)
     world.mine(await world.tx("A", (invoice, DUE)))
     await world.look()
@@ -82,15 +89,7 @@ async def test_money_that_an_operator_has_accepted_is_valued_at_its_own_rate(wor
     await world.pool.execute("UPDATE payment SET rate = 62500 WHERE txid = $1", late.txid)
     world.wait(minutes=5)
     txid = late.txid[::-1].hex()
-    await world.pool.execute(
-        "INSERT INTO ledger_entry (posting, project_id, invoice_id, account, amount_sat, posted_at) "
-        "VALUES (900, $1, $2, 'held', -40000, $3), (900, $1, $2, 'confirmed', 40000, $3)",
-        world.project_id, invoice, world.now,
-    )  # fmt: skip
-    await world.pool.execute(
-        "INSERT INTO timeline (invoice_id, happened_at, kind, detail) VALUES ($1, $2, 'resolved', $3)",
-        invoice, world.now, {"txid": txid, "vout": 0, "resolution": "accepted"},
-    )  # fmt: skip
+    await accept(world, late)
     first, second = await report(world)
     assert told([first, second]) == [("confirmed", DUE, "50.00"), ("anomaly_accepted", 40_000, "25.00")]
     assert (second.txids, second.rate, second.booking.basis.id) == ((txid,), 62_500, invoice)
@@ -98,18 +97,19 @@ async def test_money_that_an_operator_has_accepted_is_valued_at_its_own_rate(wor
 
 async def test_money_without_an_invoice_that_was_accepted_has_its_transaction_and_no_worth(world: World):
     script = await world.pool.fetchval("SELECT script_pubkey FROM address WHERE index = 7")
-    stray = Tx("stray", (b"x" * 36,), ((30_000, script),))
-    world.mine(stray)
+    other, stray = (Tx(name, (coin(name),), ((30_000, script),)) for name in ("other", "stray"))
+    world.mine(other, stray)
     await world.look()
-    await world.pool.execute(
-        "INSERT INTO ledger_entry (posting, project_id, script_pubkey, account, amount_sat, posted_at) "
-        "VALUES (900, $1, $2, 'held', -30000, $3), (900, $1, $2, 'confirmed', 30000, $3)",
-        world.project_id, script, world.now,
-    )  # fmt: skip
+    await accept(world, stray)
     (line,) = await report(world)
     assert (line.kind, line.booking.basis, line.currency, line.txids) == (
         Kind.ANOMALY_ACCEPTED, None, None, (stray.txid[::-1].hex(),),
     )  # fmt: skip
+    world.wait(minutes=5)
+    world.reorg(1, (Tx("double", stray.inputs),), (other,))
+    await world.look()
+    _, reversal = await report(world)
+    assert (reversal.kind, reversal.booking.amount_sat, reversal.txids) == (Kind.REVERSED, -30_000, line.txids)
 
 
 async def random_story(world: World, dice: Random, steps: int) -> list[datetime]:
