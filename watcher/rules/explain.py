@@ -19,13 +19,13 @@ from watcher.rules.invoice import (
     is_present,
 )
 from watcher.rules.labels import MEANINGS, Label
-from watcher.rules.ledger import CHAIN, position
+from watcher.rules.ledger import CHAIN, is_exception, position
 from watcher.rules.money import btc_text, fiat_text, paid_amount, value_at
 from watcher.rules.payloads import rate_text, time_text
 from watcher.rules.rates import Verdict
 from watcher.rules.record import Invoice
 from watcher.rules.timeline import ANOMALIES, reason_text
-from watcher.rules.types import FINAL, Payment, Reason, Status, Terms, TxState
+from watcher.rules.types import FINAL, Payment, Reason, Resolution, Status, Terms, TxState
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +79,7 @@ def explain(subject: Subject) -> list[Section]:
         ("Status", _status(invoice)),
         ("Payments", _payments(invoice, moment)),
         ("What would change it", _next(invoice, moment)),
-        ("Anomalies", _anomalies(invoice, moment)),
+        ("Exceptions", _exceptions(invoice, moment)),
         ("In the ledger", _ledger(invoice)),
         ("What happened", (f"{time_text(at)} {text}" for at, text in subject.lines)),
         ("What was told", (_told(event) for event in subject.events)),
@@ -317,19 +317,26 @@ def _evictions(invoice: Invoice) -> Iterator[str]:
             yield f"At {at}: {_name(payment)} does not count any more, unless it comes back before."
 
 
-# Anomalies, ledger and events
+# Exceptions, ledger and events
 
 
-def _anomalies(invoice: Invoice, moment: Moment) -> Iterator[str]:
+def _exceptions(invoice: Invoice, moment: Moment) -> Iterator[str]:
+    """Money that does not change the invoice, and money that an INVALID one holds."""
     for payment in invoice.payments:
         found = payment.anomaly or anomaly_of(invoice.terms, invoice.standing, payment, moment)
-        if found is None:
+        is_held = is_exception(invoice.standing, payment)
+        if found is None and not is_held:
             continue
-        state = "was reported" if payment.anomaly else "is not reported yet"
-        yield (
-            f"{found}: {_name(payment)} of {btc_text(payment.amount_sat)} BTC{_worth(invoice, payment)} "
-            f"{ANOMALIES.get(found, 'is odd')}; it {state}."
-        )
+        why = ANOMALIES.get(found, "is odd") if found else "was paid to an INVALID invoice"
+        kind = f"{found}: " if found else ""
+        told = "" if found is None else "; it was reported" if payment.anomaly else "; it is not reported yet"
+        decided = _decided(payment.resolution) if is_held else ""
+        amount = f"{_name(payment)} of {btc_text(payment.amount_sat)} BTC{_worth(invoice, payment)}"
+        yield f"{kind}{amount} {why}{told}{decided}."
+
+
+def _decided(resolution: Resolution | None) -> str:
+    return f"; an operator has decided: {resolution}" if resolution else "; it is held until an operator decides"
 
 
 def _worth(invoice: Invoice, payment: Payment) -> str:

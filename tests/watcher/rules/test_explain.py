@@ -25,7 +25,7 @@ from tests.watcher.rules.histories import History
 from watcher.rules.explain import Posted, Section, Subject, ToldEvent, explain
 from watcher.rules.invoice import Moment
 from watcher.rules.record import Invoice, Quote
-from watcher.rules.types import Payment, Terms, TxFacts
+from watcher.rules.types import Payment, Resolution, Terms, TxFacts
 
 OVER = EXPIRY + 1
 A = f"{named('A')[::-1].hex()}:0"
@@ -205,8 +205,11 @@ def test_money_that_came_when_all_was_settled() -> None:
         ask(0), (look(101), [pays(in_block("A", "101a"))]), (look(102), [pays(in_block("B", "102a"), 7, seen=EXPIRY)]),
         (look(103), []),
     )  # fmt: skip
-    assert sections["Anomalies"] == (
-        f"paid_after_final: {B} of 0.00000007 BTC came when the invoice was settled already; it was reported.",
+    assert sections["Exceptions"] == (
+        (
+            f"paid_after_final: {B} of 0.00000007 BTC came when the invoice was settled already; it was reported; it is held "
+            "until an operator decides."
+        ),
     )
     assert sections["Payments"][1].endswith(
         "first seen at 2026-11-20T08:15:00Z, in the last second in time. It does not count: the invoice was settled "
@@ -215,13 +218,34 @@ def test_money_that_came_when_all_was_settled() -> None:
     assert sections["In the ledger"] == ("confirmed: 0.00001000 BTC.", "held: 0.00000007 BTC.")
 
 
+def test_money_that_is_held_and_what_was_decided_about_it() -> None:
+    made = History(an_invoice(ask(0)))
+    made.judge(look(), pays(in_mempool("A"), 1001))
+    held = f"{A} of 0.00001001 BTC was paid to an INVALID invoice; "
+    assert told(made.invoice, look())["Exceptions"] == (held + "it is held until an operator decides.",)
+    payments = tuple(replace(one, resolution=Resolution.REFUNDED) for one in made.invoice.payments)
+    decided = told(replace(made.invoice, payments=payments), look())
+    assert decided["Exceptions"] == (held + "an operator has decided: refunded.",)
+    assert decided["In the ledger"] == ("refunded: 0.00001001 BTC.",)
+
+
+def test_a_cancelled_invoice() -> None:
+    made = History(an_invoice(ask(0)))
+    made.invoice = replace(made.invoice, standing=replace(made.invoice.standing, cancelled_at=at(5)))
+    made.judge(look(now=6))
+    assert told(made.invoice, look())["Status"] == (
+        "EXPIRED: it was cancelled.", "0.00000000 of 0.00001000 BTC are paid.",
+        "Label cancelled: an operator cancelled it.",
+    )  # fmt: skip
+
+
 def test_an_anomaly_is_worth_what_it_was_worth_when_it_came() -> None:
     made = History(in_euro(an_invoice(ask(1))))
     made.judge(look(now=OVER, looked=OVER))
     late, unknown = pays(in_block("A", "101a"), seen=2000), pays(in_block("B", "101a"), 7, seen=2000)
     made.invoice = replace(made.invoice, payment_rates={late.key: Decimal(60000)})
     made.judge(look(101, 3000, 3000), late, unknown)
-    assert told(made.invoice, look(101, 3000))["Anomalies"] == (
+    assert told(made.invoice, look(101, 3000))["Exceptions"] == (
         (
             f"paid_late: {A} of 0.00001000 BTC (0.60 EUR at 60000, the rate of the moment it came) came after the "
             "expiry; "
