@@ -207,8 +207,8 @@ def test_money_that_came_when_all_was_settled() -> None:
     )  # fmt: skip
     assert sections["Exceptions"] == (
         (
-            f"paid_after_final: {B} of 0.00000007 BTC came when the invoice was settled already; it was reported; it is "
-            "held until an operator decides."
+            f"paid_after_final: {B} of 0.00000007 BTC came when the invoice was settled already; it was reported; it "
+            "is held until an operator decides."
         ),
     )
     assert sections["Payments"][1].endswith(
