@@ -6,7 +6,7 @@ from random import Random
 
 import pytest
 
-from tests.support import add_project
+from tests.support import add_project, in_transaction
 from tests.watcher.world import Tx, World, coin
 from watcher import actions
 from watcher.rules.report import Kind, Line
@@ -38,7 +38,8 @@ def told(lines: list[Line]) -> list[tuple[str, int, str | None]]:
 
 async def accept(world: World, tx: Tx) -> None:
     """An operator's decision about held money."""
-    await actions.resolve(world.pool, (tx.txid, 0), Resolution.ACCEPTED, "a test", "key_1", world.now)
+    decision = Resolution.ACCEPTED, "a test", "key_1", world.now
+    await in_transaction(world.pool, actions.resolve, (tx.txid, 0), *decision)
 
 
 async def test_confirmed_reversed_and_confirmed_again_are_three_lines(world: World):
