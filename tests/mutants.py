@@ -261,8 +261,50 @@ MUTANTS = (
         "a payment does not go with its parent", "chain",
         "if parent.is_taken_back:", "if parent.is_taken_back and facts.anchor is not None:",
     ),
-    Mutant("every step of an outage is told", "decisions", "[last] if setting.tell_net else ", ""),
-    Mutant("an anomaly has the number of the event before it", "decisions", "last_sequence + 1", "last_sequence"),
+    Mutant("every step of an outage is told", "decisions", "if step is last or not setting.tell_net:", "if step:"),
+    Mutant(
+        "an anomaly has the number of the event before it", "decisions",
+        "self.invoice.last_sequence + 1, previous_status", "self.invoice.last_sequence, previous_status",
+    ),
+    Mutant("all steps are labelled as the last", "decisions", "telling.label(step)", "telling.label(last)"),
+    Mutant("a label goes with what it was of", "labels", "{*labels, *found}", "{*found}"),
+    Mutant(
+        "two outputs of one transaction are multiple", "labels",
+        "len(counted) > 1 and len(set(counted)) > 1", "len(counted) > 1",
+    ),
+    Mutant(
+        "every replacement is a double spend", "labels",
+        "Label.REPLACED if takes_its_place else Label.DOUBLE_SPENT", "Label.DOUBLE_SPENT",
+    ),
+    Mutant(
+        "what never counted vanishes", "labels",
+        "not payment.counted and _had_counted(before, payment)", "not payment.counted",
+    ),
+    Mutant(
+        "times are written without microseconds", "codec",
+        "datetime: datetime.isoformat,", 'datetime: lambda at: at.isoformat(timespec="seconds"),',
+    ),
+    Mutant(
+        "a payment is written down once", "judgements",
+        "if before != noted.payments[payment.key]:", "if before is None:",
+    ),
+    Mutant(
+        "a past that was not written down is not noticed", "judgements",
+        "if has_past and invoice.noted.invoice is None else []", "if False else []",
+    ),
+    Mutant(
+        "made again, payments forget what was judged of them", "replay",
+        'if "past" not in facts and payment.key in known:', "if False:",
+    ),
+    Mutant("bodies may differ in bytes", "replay", "kept.body == made.body", "len(kept.body) == len(made.body)"),
+    Mutant(
+        "the ledger is not compared", "replay",
+        "if again.is_settled and dict(stored.booked) != true:", "if False:",
+    ),
+    Mutant(
+        "a confirmation is promised a block late", "explain",
+        "anchor.height for anchor in anchors) + required - 1", "anchor.height for anchor in anchors) + required",
+    ),
     Mutant(
         "the oldest payments are shown", "payloads",
         "payments[-MAX_PAYMENTS_SHOWN:]", "payments[:MAX_PAYMENTS_SHOWN]",

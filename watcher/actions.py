@@ -15,6 +15,7 @@ from watcher.administration import NotFound
 from watcher.pipeline import write_decisions
 from watcher.rules.decisions import Setting, decide
 from watcher.rules.invoice import Moment
+from watcher.rules.judgements import noted_decision, resolved
 from watcher.rules.ledger import position
 from watcher.rules.money import btc_text
 from watcher.rules.payloads import time_text
@@ -23,7 +24,7 @@ from watcher.rules.types import Resolution, Status
 from watcher.runtime.db import Connection, Row
 from watcher.runtime.errors import Rejected
 from watcher.runtime.ids import new_id
-from watcher.store import actions, anomalies, chain, invoices, journal, payments, records, unassigned
+from watcher.store import actions, anomalies, chain, invoices, journal, judgements, payments, records, unassigned
 
 Outpoint = tuple[bytes, int]
 
@@ -49,7 +50,8 @@ async def cancel(
     await _refuse_unless_unpaid(connection, invoice, setting)
     await invoices.set_cancelled(connection, invoice_id, now)
     cancelled = replace(invoice, standing=replace(invoice.standing, cancelled_at=now))
-    decision = decide(cancelled, setting)
+    decision, rows = noted_decision(cancelled, setting)
+    await judgements.write(connection, rows, now)
     await write_decisions(connection, [cancelled], [decision], now)
     number = await actions.log(connection, actor, "cancel_invoice", reason, {"invoiceId": invoice_id}, now)
     lines = [(invoice_id, "cancelled", _signed(number, actor, reason))]
@@ -113,6 +115,7 @@ def _refuse_unless_open(row: Row) -> None:
 async def _book(connection: Connection, invoice_id: str, now: datetime) -> None:
     """Book what the decision has changed about a locked invoice."""
     invoice = (await records.load(connection, [invoice_id]))[invoice_id]
+    await judgements.write(connection, resolved(invoice), now)
     after = {invoice_id: position(invoice.standing, invoice.payments, test=invoice.test)}
     booked = await journal.booked_positions(connection, [invoice_id])
     await journal.post(connection, booked, after, {invoice_id: invoice.project_id}, now)

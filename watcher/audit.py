@@ -30,15 +30,17 @@ from watcher.rules.audit import (
 from watcher.rules.books import Books, check_invoice, check_unassigned
 from watcher.rules.health import WORKING
 from watcher.rules.invoice import Moment
+from watcher.rules.replay import replay
 from watcher.rules.types import BlockId
 from watcher.runtime import migrate
 from watcher.runtime.config import Settings
 from watcher.runtime.db import Connection, Pool, open_pool, passing_errors_as_transient
 from watcher.runtime.errors import Misconfigured, Rejected, Transient, Unavailable
-from watcher.store import actions, chain, journal, records
+from watcher.store import actions, chain, journal, judgements, records
 from watcher.store import audit as store
 
 ROWS_AT_ONCE = 1_000
+REPLAYED_AT_ONCE = 100  # with all their judgements and events
 DEFAULT_BLOCKS = 1_000
 DEFAULT_BEYOND = 1_000
 
@@ -58,13 +60,15 @@ PAUSE_SECONDS = 0.25
 class Scope:
     """What is looked at: the blocks `first` .. `last` (the last thousand up to our tip), or the unspent outputs.
 
-    Of unspent outputs those of `beyond` indexes after the derived ones are looked at too.
+    Of unspent outputs those of `beyond` indexes after the derived ones are looked at too. With `replay` every invoice
+    is judged a second time.
     """
 
     first: int | None = None
     last: int | None = None
     utxo: bool = False
     beyond: int = DEFAULT_BEYOND
+    replay: bool = False
 
 
 async def examine(settings: Settings, scope: Scope) -> AsyncIterator[Finding | Note]:
@@ -138,6 +142,8 @@ class Audit:
                 yield finding
             async for finding in self._stored(connection, state):
                 yield finding
+            async for finding in self._replayed(connection):
+                yield finding
             absent = await self._not_in_mempool(connection)
         for finding in await self._still_not_in_mempool(absent):
             yield finding
@@ -161,6 +167,22 @@ class Audit:
             yield finding
         if count := await store.unjudged(connection):
             self._notes.append(Note(f"{count} invoices wait for the watcher to judge them, and were not looked at"))
+
+    async def _replayed(self, connection: Connection) -> AsyncIterator[Finding]:
+        """The invoices whose history comes out differently when they are judged again; none unless that is wanted."""
+        last_id, unknown = "", 0
+        while self.scope.replay and (ids := await store.invoices_after(connection, last_id, REPLAYED_AT_ONCE)):
+            last_id = ids[-1]
+            for stored in await judgements.stored(connection, ids):
+                report = replay(stored)
+                unknown += report.known_from != 1
+                if not report.is_same:
+                    events = (f"event {line.sequence}: {line.difference}" for line in report.lines if line.difference)
+                    detail = "; ".join([*events, *report.differences])
+                    yield Finding("wrong_history", stored.invoice.id, detail, invoice_id=stored.invoice.id)
+        if unknown:
+            text = f"{unknown} invoices were judged before judgements were written down; that was not repeated"
+            self._notes.append(Note(text))
 
     # What we rest upon
 

@@ -333,13 +333,14 @@ def _invoice_list(
     *,
     project_id: Annotated[str | None, typer.Option("--project", metavar="ID", help="Of this project.")] = None,
     status: Annotated[str | None, typer.Option(help="In this status, such as UNDERPAID.")] = None,
+    label: Annotated[str | None, typer.Option(help="With this label, such as late.")] = None,
     reference: Annotated[str | None, typer.Option(help="With this reference.")] = None,
     limit: Limit = 50,
     cursor: Cursor = None,
     as_json: Json = False,
 ) -> int:
     """List invoices, newest first."""
-    query = _given(projectId=project_id, status=status, reference=reference, limit=limit, cursor=cursor)
+    query = _given(projectId=project_id, status=status, label=label, reference=reference, limit=limit, cursor=cursor)
     found = _document(settings, "GET", "/invoices", query=query)
     _say_list(found, ("id", "status", "amount", "currency", "paidBtc", "reference"), as_json)
     return 0

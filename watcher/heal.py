@@ -27,11 +27,12 @@ from watcher.rules.heal import (
     told_past,
     told_standing,
 )
+from watcher.rules.judgements import healed
 from watcher.rules.types import BlockId, Status, TxFacts, TxState
 from watcher.runtime.config import Settings
 from watcher.runtime.db import Connection
 from watcher.runtime.errors import Transient
-from watcher.store import actions, chain, journal, payments, records, unassigned
+from watcher.store import actions, chain, journal, judgements, payments, records, unassigned
 from watcher.store import audit as read
 from watcher.store import heal as store
 
@@ -324,6 +325,7 @@ async def _write(audit: Audit, plan: _Plan, findings: list[Finding], action: str
         told_again = {one.invoice_id for one in done if remedy_of(one) is Remedy.REJUDGE and one.invoice_id}
         await _write_past(connection, touched, told_again, moved)
         await store.take_back_bookings(connection, touched, now)
+        await _write_down(connection, touched, now)
         await payments.mark_pending(connection, touched)
         detail = {"findings": [_told(one) for one in done], "tip": plan.tip.height, "invoices": sorted(touched)}
         number = await actions.log(connection, actions.COMMAND_LINE, action, reason, detail, now)
@@ -387,6 +389,12 @@ async def _write_past(
                 past = told_past(told, f"{display(payment.tx.txid)}:{payment.vout}")
                 if past is not None:
                     await store.set_past(connection, payment.key, past, is_confirmed=is_confirmed)
+
+
+async def _write_down(connection: Connection, touched: set[str], now: datetime) -> None:
+    """What is known of these invoices from here on, and was not judged."""
+    invoices = await records.load(connection, sorted(touched))
+    await judgements.write(connection, [healed(invoice) for invoice in invoices.values()], now)
 
 
 def _told(finding: Finding) -> dict[str, Any]:

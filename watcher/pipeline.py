@@ -15,15 +15,16 @@ import structlog
 
 from watcher import metrics
 from watcher.rules.chain import Change
-from watcher.rules.decisions import Decision, Setting, decide
+from watcher.rules.decisions import Decision, Setting
 from watcher.rules.invoice import Moment
+from watcher.rules.judgements import noted_decision
 from watcher.rules.record import Invoice
 from watcher.rules.timeline import payment_note
 from watcher.rules.types import TxFacts
 from watcher.runtime.db import Connection, Pool, Row
 from watcher.runtime.errors import Transient
 from watcher.runtime.ids import new_id
-from watcher.store import chain, journal, outbox, payments, records, unassigned
+from watcher.store import chain, journal, judgements, outbox, payments, records, unassigned
 
 log = structlog.get_logger()
 
@@ -133,11 +134,13 @@ class Pipeline:
             await payments.mark_pending(connection, busy)
         setting = Setting(moment, self.base_url, tell_net, self._new_event_id)
         judged = [invoice for invoice in invoices.values() if invoice.id not in busy]
-        decisions = [decide(invoice, setting) for invoice in judged]
+        made = [noted_decision(invoice, setting) for invoice in judged]
+        decisions = [decision for decision, _ in made]
         notes = [(decision.invoice.id, note.kind, note.detail) for decision in decisions for note in decision.notes]
         if lines or notes:
             await journal.note(connection, [*lines, *notes], moment.now)
         if decisions:
+            await judgements.write(connection, [row for _, rows in made for row in rows], moment.now)
             await write_decisions(connection, judged, decisions, moment.now)
         return notes
 

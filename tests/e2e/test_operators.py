@@ -60,7 +60,7 @@ async def test_held_money_is_decided_about_and_the_audit_agrees(shop: Product):
     assert exit_code == 0
     await wait_balance(shop, confirmed="0.00060000")
     await resolve(shop, by_type["paid_late"], "accepted", status=409)
-    assert await shop.up.command("audit") == (0, "everything agrees\n")
+    assert await shop.up.command("audit", "--replay") == (0, "everything agrees\n")
 
     await shop.chain.reorg(2, conflict_of=txid)
     await shop.fence()
@@ -68,7 +68,7 @@ async def test_held_money_is_decided_about_and_the_audit_agrees(shop: Product):
     assert (refunded["resolution"], refunded["paymentState"]) == ("refunded", "conflicted")
     for invoice, status in ((over, "INVALID"), (late, "EXPIRED")):
         assert (await shop.get(invoice))["status"] == status
-    assert await shop.up.command("audit") == (0, "everything agrees\n")
+    assert await shop.up.command("audit", "--replay") == (0, "everything agrees\n")
 
 
 async def test_an_order_is_cancelled_and_paid_all_the_same(shop: Product):
@@ -82,7 +82,7 @@ async def test_an_order_is_cancelled_and_paid_all_the_same(shop: Product):
     await wait_balance(shop, held="0.00050000")
     exit_code, output = await shop.up.command("actions", "--limit", "1", "--json")
     assert (exit_code, json.loads(output)["reason"]) == (0, "out of stock")
-    assert await shop.up.command("audit") == (0, "everything agrees\n")
+    assert await shop.up.command("audit", "--replay") == (0, "everything agrees\n")
 
 
 async def test_a_transaction_is_checked(shop: Product):
@@ -97,4 +97,4 @@ async def test_a_transaction_is_checked(shop: Product):
     await shop.fence()
     assert [status for status, *_ in shop.told(invoice)] == ["UNCONFIRMED", "CONFIRMED"]
     assert (await shop.up.command("transaction", "check", "ab" * 32, "--reason", "a question"))[0] == 4
-    assert await shop.up.command("audit") == (0, "everything agrees\n")
+    assert await shop.up.command("audit", "--replay") == (0, "everything agrees\n")

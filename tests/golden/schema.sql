@@ -42,6 +42,13 @@ BEGIN
     USING ERRCODE = 'integrity_constraint_violation', HINT = 'what is wrong is put right by a new entry';
 END
 $$;
+CREATE FUNCTION public.refuse_judgement_change() RETURNS trigger
+    LANGUAGE plpgsql
+    AS $$
+BEGIN
+  RAISE EXCEPTION 'rows of judgement are never changed or deleted' USING ERRCODE = 'restrict_violation';
+END
+$$;
 CREATE TABLE public.address (
     script_pubkey bytea NOT NULL,
     descriptor_id bigint NOT NULL,
@@ -243,6 +250,7 @@ CREATE TABLE public.invoice (
     eviction_limit_hours integer DEFAULT 72 NOT NULL,
     unconfirmed_cap_sat bigint,
     cancelled_at timestamp with time zone,
+    noted bytea,
     CONSTRAINT invoice_amount_check CHECK ((amount > (0)::numeric)),
     CONSTRAINT invoice_amount_due_sat_check CHECK (((amount_due_sat >= 1) AND (amount_due_sat <= '2100000000000000'::bigint))),
     CONSTRAINT invoice_anomaly_confirmations_check CHECK ((anomaly_confirmations >= 1)),
@@ -261,11 +269,28 @@ CREATE TABLE public.invoice (
     CONSTRAINT invoice_eviction_limit_hours_check CHECK ((eviction_limit_hours >= 1)),
     CONSTRAINT invoice_expires_at_check CHECK ((expires_at = date_trunc('second'::text, expires_at))),
     CONSTRAINT invoice_id_check CHECK ((id ~ '^inv_[0-9A-HJKMNP-TV-Z]{26}$'::text)),
+    CONSTRAINT invoice_noted_check CHECK ((octet_length(noted) = 16)),
     CONSTRAINT invoice_paid_sat_check CHECK ((paid_sat >= 0)),
     CONSTRAINT invoice_required_confirmations_check CHECK ((required_confirmations >= 0)),
     CONSTRAINT invoice_status_check CHECK ((status = ANY (ARRAY['NEW'::text, 'UNDERPAID'::text, 'UNCONFIRMED'::text, 'CONFIRMED'::text, 'EXPIRED'::text, 'INVALID'::text]))),
     CONSTRAINT invoice_tolerance_over_sat_check CHECK ((tolerance_over_sat >= 0)),
     CONSTRAINT invoice_unconfirmed_cap_sat_check CHECK ((unconfirmed_cap_sat >= 0))
+);
+CREATE TABLE public.judgement (
+    id bigint NOT NULL,
+    invoice_id text NOT NULL,
+    judged_at timestamp with time zone NOT NULL,
+    kind text NOT NULL,
+    input jsonb NOT NULL,
+    CONSTRAINT judgement_kind_check CHECK ((kind = ANY (ARRAY['judged'::text, 'begun'::text, 'frozen'::text, 'confirmed'::text, 'healed'::text, 'resolved'::text])))
+);
+ALTER TABLE public.judgement ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME public.judgement_id_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
 );
 CREATE TABLE public.ledger_entry (
     id bigint NOT NULL,
@@ -319,10 +344,12 @@ CREATE TABLE public.payment (
     report_at_height integer,
     resolution text,
     resolved_by bigint,
+    noted bytea,
     CONSTRAINT payment_amount_sat_check CHECK ((amount_sat > 0)),
     CONSTRAINT payment_check CHECK ((NOT (counted AND (NOT judged)))),
     CONSTRAINT payment_check1 CHECK (((anomaly IS NULL) OR (report_at_height IS NULL))),
     CONSTRAINT payment_check2 CHECK (((resolution IS NULL) = (resolved_by IS NULL))),
+    CONSTRAINT payment_noted_check CHECK ((octet_length(noted) = 16)),
     CONSTRAINT payment_rate_check CHECK ((rate > (0)::numeric)),
     CONSTRAINT payment_resolution_check CHECK ((resolution = ANY (ARRAY['accepted'::text, 'refunded'::text, 'ignored'::text]))),
     CONSTRAINT payment_vout_check CHECK ((vout >= 0))
@@ -439,6 +466,7 @@ CREATE TABLE public.tx (
     gone_by bytea,
     conflict_height integer,
     evicted_at timestamp with time zone,
+    reorged boolean DEFAULT false NOT NULL,
     CONSTRAINT tx_anchor_hash_check CHECK ((octet_length(anchor_hash) = 32)),
     CONSTRAINT tx_check CHECK (((state = 'anchored'::text) = (anchor_height IS NOT NULL))),
     CONSTRAINT tx_check1 CHECK (((state = 'anchored'::text) = (anchor_hash IS NOT NULL))),
@@ -492,6 +520,8 @@ ALTER TABLE ONLY public.invoice
     ADD CONSTRAINT invoice_pkey PRIMARY KEY (id);
 ALTER TABLE ONLY public.invoice
     ADD CONSTRAINT invoice_script_pubkey_key UNIQUE (script_pubkey);
+ALTER TABLE ONLY public.judgement
+    ADD CONSTRAINT judgement_pkey PRIMARY KEY (invoice_id, id);
 ALTER TABLE ONLY public.ledger_entry
     ADD CONSTRAINT ledger_entry_pkey PRIMARY KEY (id);
 ALTER TABLE ONLY public.operator_action
@@ -536,6 +566,7 @@ CREATE INDEX invoice_invalid ON public.invoice USING btree (id) WHERE (status = 
 CREATE INDEX invoice_judge_at ON public.invoice USING btree (judge_at) WHERE (judge_at IS NOT NULL);
 CREATE INDEX invoice_judge_at_height ON public.invoice USING btree (judge_at_height) WHERE (judge_at_height IS NOT NULL);
 CREATE INDEX invoice_judge_pending ON public.invoice USING btree (id) WHERE judge_pending;
+CREATE INDEX invoice_labelled ON public.invoice USING btree (project_id, id) WHERE (labels <> '{}'::text[]);
 CREATE INDEX invoice_of_project ON public.invoice USING btree (project_id, id);
 CREATE INDEX invoice_reference ON public.invoice USING btree (project_id, reference, id) WHERE (reference IS NOT NULL);
 CREATE INDEX ledger_balance ON public.ledger_entry USING btree (project_id, account) INCLUDE (amount_sat);
@@ -554,6 +585,7 @@ CREATE INDEX tx_anchor ON public.tx USING btree (anchor_height) WHERE (anchor_he
 CREATE INDEX tx_conflict ON public.tx USING btree (conflict_height) WHERE (conflict_height IS NOT NULL);
 CREATE INDEX tx_input_outpoint ON public.tx_input USING btree (outpoint);
 CREATE INDEX tx_open ON public.tx USING btree (txid) WHERE (state = ANY (ARRAY['mempool'::text, 'replaced'::text, 'evicted'::text]));
+CREATE TRIGGER judgement_is_append_only BEFORE DELETE OR UPDATE ON public.judgement FOR EACH ROW EXECUTE FUNCTION public.refuse_judgement_change();
 CREATE TRIGGER ledger_is_immutable BEFORE DELETE OR UPDATE OR TRUNCATE ON public.ledger_entry FOR EACH STATEMENT EXECUTE FUNCTION public.refuse_change();
 CREATE TRIGGER operator_action_chain BEFORE INSERT ON public.operator_action FOR EACH ROW EXECUTE FUNCTION public.chain_operator_action();
 CREATE TRIGGER operator_action_is_immutable BEFORE DELETE OR UPDATE OR TRUNCATE ON public.operator_action FOR EACH STATEMENT EXECUTE FUNCTION public.refuse_change();
@@ -587,6 +619,8 @@ ALTER TABLE ONLY public.invoice
     ADD CONSTRAINT invoice_quote_id_fkey FOREIGN KEY (quote_id) REFERENCES public.quote(id);
 ALTER TABLE ONLY public.invoice
     ADD CONSTRAINT invoice_script_pubkey_fkey FOREIGN KEY (script_pubkey) REFERENCES public.address(script_pubkey);
+ALTER TABLE ONLY public.judgement
+    ADD CONSTRAINT judgement_invoice_id_fkey FOREIGN KEY (invoice_id) REFERENCES public.invoice(id);
 ALTER TABLE ONLY public.ledger_entry
     ADD CONSTRAINT ledger_entry_invoice_id_fkey FOREIGN KEY (invoice_id) REFERENCES public.invoice(id);
 ALTER TABLE ONLY public.ledger_entry

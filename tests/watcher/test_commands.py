@@ -160,6 +160,8 @@ async def test_invoices_are_made_shown_and_listed(run: Run, made: dict[str, Any]
     assert (told["status"], told["reference"], told["payments"]) == ("NEW", "order 1", "none")
     listed = await run("invoice", "list", "--project", made["id"], "--status", "NEW", "--reference", "order 1")
     assert listed.stdout == f"{invoice['id']}  NEW  12.50  EUR  0.00000000  order 1\n"
+    assert (await run("invoice", "list", "--label", "test")).stdout == listed.stdout
+    assert (await run("invoice", "list", "--label", "late")).stdout == "none\n"
     for arguments, code, said in (
         (("--amount", "12.505", "--currency", "EUR"), 4, "amount: EUR amounts have at most 2 decimals"),
         (("--amount", "12", "--currency", "EURO"), 4, "currency: write an ISO 4217 code such as EUR, or BTC"),

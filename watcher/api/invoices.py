@@ -15,6 +15,7 @@ from watcher.api.errors import about, conflict, not_found, unavailable, unproces
 from watcher.api.policies import check_decimals
 from watcher.api.schemas.requests import Cancellation, InvoicePage, LinePage, NewInvoice, Nothing
 from watcher.prices.quotes import NoRate, current_quote
+from watcher.rules import labels
 from watcher.rules.money import BTC, MAX_SAT, SAT_PER_BTC, due_sat, exact_value
 from watcher.rules.payloads import invoice_document
 from watcher.rules.policy import Requirement, cap_sat, requirement
@@ -176,14 +177,14 @@ def _record(new: invoices.NewInvoice, created: invoices.Created, url: str | None
     return Invoice(
         new.id, new.project_id, new.test, new.amount, new.currency, quote, created.address, created.script_pubkey,
         new.reference, new.description, new.redirect_url, url, new.metadata, new.created_at,
-        new.terms, new.required_reasons,
+        new.terms, new.required_reasons, labels=labels.at_creation(test=new.test),
     )  # fmt: skip
 
 
 async def show_all(call: Call[Nothing, InvoicePage]) -> Answer:
     """Invoices, newest first."""
     query = call.query
-    wanted = invoices.Filter(call.scope(query.project_id), query.status, query.reference, query.cursor)
+    wanted = invoices.Filter(call.scope(query.project_id), query.status, query.reference, query.cursor, query.label)
     async with call.snapshot() as connection:
         ids = await invoices.page(connection, wanted, query.limit)
         items = await _documents(call, connection, ids)

@@ -45,7 +45,7 @@ _REMEDIES = {
     Remedy.RESOLUTION: ("wrong_resolution",),
     Remedy.NONE: (
         "unbalanced", "mixed_posting", "wrong_events", "altered_event", "undelivered", "timeline_gap", "lost_invoice",
-        "lost_address", "wrong_address", "invented", "altered_action", "broken_log",
+        "lost_address", "wrong_address", "invented", "altered_action", "broken_log", "wrong_history",
     ),
 }  # fmt: skip
 
@@ -68,6 +68,8 @@ def advice_for(finding: Finding) -> str:
     """What to do about a finding that `--heal` leaves alone."""
     if finding.kind == "undelivered":
         return "the merchant can pull the event by GET /events; nothing posts it: tell the merchant"
+    if finding.kind == "wrong_history":
+        return "what was told stays told; `paywatch invoice replay` and `explain` show what the rules make of the facts"
     return RESTORE
 
 

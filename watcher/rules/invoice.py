@@ -227,7 +227,7 @@ def _step(
             judged=True, counted=payment.key in counting,
             in_closed_set=payment.key in counting if closes else payment.in_closed_set,
             confirmed_anchor_hash=_anchor_hash(payment) if is_deep_enough else payment.confirmed_anchor_hash,
-            anomaly=payment.anomaly, resolution=payment.resolution,
+            anomaly=payment.anomaly, resolution=payment.resolution, reorged=payment.reorged,
         ) for payment in visible
     ))  # fmt: skip
 

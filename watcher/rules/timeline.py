@@ -154,14 +154,23 @@ _REASONS: dict[str, str] = {
 }
 
 
+def reason_text(reason: str) -> str:
+    """A reason in words; itself, if it is not known here."""
+    return _REASONS.get(reason, reason)
+
+
 def _status(detail: Mapping[str, Any]) -> str:
-    why = _REASONS.get(detail["reason"], detail["reason"])
+    why = reason_text(detail["reason"])
     return f"{detail['from']} became {detail['to']} with {detail['paidBtc']} BTC paid: {why}."
 
 
+# What is said of money that does not change its invoice.
+ANOMALIES = {"paid_late": "came after the expiry", "paid_after_final": "came when the invoice was settled already"}
+
+
 def _anomaly(detail: Mapping[str, Any]) -> str:
-    why = {"paid_late": "came after the expiry", "paid_after_final": "came when the invoice was settled already"}
-    return f"{_payment(detail)} {why.get(detail['anomaly'], detail['anomaly'])}; it does not change the invoice."
+    why = ANOMALIES.get(detail["anomaly"], detail["anomaly"])
+    return f"{_payment(detail)} {why}; it does not change the invoice."
 
 
 def _confirmation_failed(detail: Mapping[str, Any]) -> str:

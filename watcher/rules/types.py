@@ -102,6 +102,7 @@ class Payment:
     confirmed_anchor_hash: bytes | None = None  # its anchor when the invoice was last found CONFIRMED
     anomaly: str | None = None  # what was reported
     resolution: Resolution | None = None  # what an operator has decided, where it is held
+    reorged: bool = False  # a block that held it has left the chain
 
     @property
     def key(self) -> tuple[bytes, int]:

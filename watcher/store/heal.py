@@ -75,7 +75,7 @@ async def put(connection: Connection, arrival: Arrival, *, has_body: bool) -> se
     txid = arrival.facts.txid
     before = await _owners(connection, txid)
     await connection.execute(_INSERT_ROW, txid, arrival.raw if has_body else None)
-    await chain.save_facts(connection, [arrival.facts])
+    await chain.save_facts(connection, [arrival.facts], by_the_chain=False)
     if has_body:
         await connection.execute(
             "DELETE FROM tx_input WHERE txid = $1 AND outpoint <> ALL($2::bytea[])", txid, list(arrival.inputs)

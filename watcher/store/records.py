@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
 
-from watcher.rules.record import Invoice, Quote
+from watcher.rules.record import Invoice, Noted, Quote
 from watcher.rules.types import BlockId, Payment, Reason, Resolution, Standing, Status, Terms, TxFacts, TxState
 from watcher.runtime.db import Connection, Row
 
@@ -21,7 +21,7 @@ ORDER BY i.id
 """
 
 _PAYMENTS = """
-SELECT y.*, t.state, t.anchor_height, t.anchor_hash, t.gone_by, t.conflict_height, t.evicted_at
+SELECT y.*, t.state, t.anchor_height, t.anchor_hash, t.gone_by, t.conflict_height, t.evicted_at, t.reorged
 FROM payment y JOIN tx t USING (txid)
 WHERE y.invoice_id = ANY($1)
 ORDER BY y.first_seen_at, y.id
@@ -36,15 +36,21 @@ async def load(connection: Connection, invoice_ids: Sequence[str], *, lock: bool
     rows = await connection.fetch(_INVOICES + ("FOR UPDATE OF i" if lock else ""), list(invoice_ids))
     payments: defaultdict[str, list[Payment]] = defaultdict(list)
     rates: defaultdict[str, dict[tuple[bytes, int], Decimal]] = defaultdict(dict)
+    noted: defaultdict[str, dict[tuple[bytes, int], bytes]] = defaultdict(dict)
     for row in await connection.fetch(_PAYMENTS, [row["id"] for row in rows]):
         payment = _payment(row)
         payments[row["invoice_id"]].append(payment)
         if row["rate"] is not None:
             rates[row["invoice_id"]][payment.key] = row["rate"]
-    return {row["id"]: _invoice(row, tuple(payments[row["id"]]), rates[row["id"]]) for row in rows}
+        if row["noted"] is not None:
+            noted[row["invoice_id"]][payment.key] = row["noted"]
+    return {
+        row["id"]: _invoice(row, tuple(payments[row["id"]]), rates[row["id"]], Noted(row["noted"], noted[row["id"]]))
+        for row in rows
+    }
 
 
-def _invoice(row: Row, payments: tuple[Payment, ...], rates: dict[tuple[bytes, int], Decimal]) -> Invoice:
+def _invoice(row: Row, payments: tuple[Payment, ...], rates: dict[tuple[bytes, int], Decimal], noted: Noted) -> Invoice:
     return Invoice(
         id=row["id"],
         project_id=row["project_id"],
@@ -75,6 +81,7 @@ def _invoice(row: Row, payments: tuple[Payment, ...], rates: dict[tuple[bytes, i
         confirmed_at=row["confirmed_at"],
         payments=payments,
         payment_rates=rates,
+        noted=noted,
     )  # fmt: skip
 
 
@@ -96,6 +103,7 @@ def _payment(row: Row) -> Payment:
         tx_facts(row), row["vout"], row["amount_sat"], row["coinbase"], row["first_seen_at"], row["judged"],
         row["counted"], row["in_closed_set"], row["confirmed_anchor_hash"], row["anomaly"],
         Resolution(row["resolution"]) if row["resolution"] else None,
+        row["reorged"],
     )  # fmt: skip
 
 
@@ -112,16 +120,20 @@ _SAVE = """
 WITH saved AS (
   UPDATE invoice i SET status = n.status, reason = n.reason, paid_sat = n.paid_sat, reached_due = n.reached_due,
     set_closed = n.set_closed, last_sequence = n.last_sequence, confirmed_at = n.confirmed_at,
-    judge_at = n.judge_at, judge_at_height = n.judge_at_height, judge_pending = false
+    judge_at = n.judge_at, judge_at_height = n.judge_at_height, judge_pending = false,
+    labels = string_to_array(n.labels, ','), noted = n.noted
   FROM unnest($1::text[], $2::text[], $3::text[], $4::bigint[], $5::bool[], $6::bool[], $7::int[], $8::timestamptz[],
-              $9::timestamptz[], $10::int[])
-    AS n(id, status, reason, paid_sat, reached_due, set_closed, last_sequence, confirmed_at, judge_at, judge_at_height)
+              $9::timestamptz[], $10::int[], $11::text[], $12::bytea[])
+    AS n(id, status, reason, paid_sat, reached_due, set_closed, last_sequence, confirmed_at, judge_at, judge_at_height,
+         labels, noted)
   WHERE i.id = n.id
 )
 UPDATE payment y SET judged = n.judged, counted = n.counted, in_closed_set = n.in_closed_set,
-  confirmed_anchor_hash = n.confirmed_anchor_hash, anomaly = n.anomaly, report_at_height = n.report_at_height
-FROM unnest($11::bytea[], $12::int[], $13::bool[], $14::bool[], $15::bool[], $16::bytea[], $17::text[], $18::int[])
-  AS n(txid, vout, judged, counted, in_closed_set, confirmed_anchor_hash, anomaly, report_at_height)
+  confirmed_anchor_hash = n.confirmed_anchor_hash, anomaly = n.anomaly, report_at_height = n.report_at_height,
+  noted = n.noted
+FROM unnest($13::bytea[], $14::int[], $15::bool[], $16::bool[], $17::bool[], $18::bytea[], $19::text[], $20::int[],
+            $21::bytea[])
+  AS n(txid, vout, judged, counted, in_closed_set, confirmed_anchor_hash, anomaly, report_at_height, noted)
 WHERE y.txid = n.txid AND y.vout = n.vout
 """
 
@@ -132,7 +144,7 @@ async def save(connection: Connection, judged: Sequence[tuple[Invoice, Due]]) ->
         (
             invoice.id, invoice.standing.status, invoice.standing.reason, invoice.standing.paid_sat,
             invoice.standing.reached_due, invoice.standing.set_closed, invoice.last_sequence, invoice.confirmed_at,
-            due.judge_at, due.judge_at_height,
+            due.judge_at, due.judge_at_height, ",".join(invoice.labels), invoice.noted.invoice,
         )
         for invoice, due in judged
     ]  # fmt: skip
@@ -140,11 +152,12 @@ async def save(connection: Connection, judged: Sequence[tuple[Invoice, Due]]) ->
         (
             payment.tx.txid, payment.vout, payment.judged, payment.counted, payment.in_closed_set,
             payment.confirmed_anchor_hash, payment.anomaly, due.report_at_height.get(payment.key),
+            invoice.noted.payments.get(payment.key),
         )
         for invoice, due in judged
         for payment in invoice.payments
     ]  # fmt: skip
-    await connection.execute(_SAVE, *columns(invoices, 10), *columns(payments, 8))
+    await connection.execute(_SAVE, *columns(invoices, 12), *columns(payments, 9))
 
 
 def columns(rows: Iterable[Sequence[object]], width: int) -> list[list[object]]:

@@ -26,6 +26,7 @@ from hypothesis.stateful import (
 from tests.watcher.rules.driver import Block, Node, Pipeline, Tx, at, id_of
 from tests.watcher.rules.model import Ask, Model, Verdict, is_subsequence
 from watcher.rules.ledger import is_exception
+from watcher.rules.replay import replay
 from watcher.rules.types import FINAL, Payment, Resolution, Status, Terms, TxState
 
 DUE, LIMIT = 1000, 72 * 3600
@@ -67,6 +68,7 @@ class InvoiceMachine(RuleBasedStateMachine):
         self.pipeline = Pipeline(Terms(DUE, at(expires_at), required, under, over, limit, depth), test=test)
         self.txs: list[Tx] = []
         self.labels = 0
+        self.given: set[str] = set()
         self.missed_looks = 0
         self.is_behind = False  # the next judgement tells only the net change: a reorg, or the end of an outage
         self.final: tuple[Status, str] | None = None
@@ -289,6 +291,22 @@ class InvoiceMachine(RuleBasedStateMachine):
         assert sum(booked.values()) == 0
         booked.pop("chain", None)
         assert booked == self.verdict.ledger
+
+    @invariant()
+    def labels_are_only_added(self) -> None:
+        """And they say what the model says."""
+        given = set(self.pipeline.invoice.labels)
+        assert self.given <= given
+        self.given = given
+        reported = set(self.verdict.reported.values())
+        assert ("late" in given, "after_final" in given) == ("paid_late" in reported, "paid_after_final" in reported)
+        assert {self.verdict.reason} & {"overpaid", "underpaid", "double_spent", "vanished"} <= given
+
+    def teardown(self) -> None:
+        """Judged a second time from what was written down, it has the same history."""
+        if hasattr(self, "pipeline"):
+            report = replay(self.pipeline.stored())
+            assert report.is_same, report
 
     @invariant()
     def the_exceptions_are_what_is_held(self) -> None:

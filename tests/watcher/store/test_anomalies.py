@@ -44,7 +44,10 @@ async def test_a_project_sees_its_own_from_the_newest_on(pool):
     world = await World.begin(pool)
     other = await add_project(pool, [("other-0", b"\x51"), ("other-1", b"\x52")])
     theirs = await add_invoice(pool, other, 10)
-    await pool.execute("UPDATE invoice SET status = 'EXPIRED', reason = 'expired', set_closed = true, judge_at = NULL")
+    world.wait(seconds=901)
+    await world.look()
+    await world.pipeline.judge_due(world.now, tell_net=False)
+    assert await world.standing(theirs) == ("EXPIRED", 0)
     txs = [
         Tx(name, (coin(name),), ((amount_sat, script),))
         for name, amount_sat, script in (("a", 1, STRANGE), ("b", 2, b"\x51"), ("c", 3, STRANGE), ("d", 4, b"\x52"))

@@ -46,6 +46,7 @@ INVOICE = [
     "reason = 'cancelled', status = 'EXPIRED', set_closed = true",
     "judge_at = NULL",
     "status = 'UNDERPAID', paid_sat = 1, judge_at = NULL",
+    "noted = '\\x00'",
 ]
 TX = [
     "txid = '\\x00'",
@@ -69,10 +70,12 @@ PAYMENT = [
     "rate = 0",
     "judged = false, counted = true",
     "anomaly = 'paid_late', report_at_height = 5",
+    "noted = '\\x00'",
     "resolution = 'kept', resolved_by = 1",
     "resolution = 'accepted'",
     "resolved_by = 1",
 ]
+JUDGEMENT = ["kind = 'guessed'"]
 DELIVERY = [
     "id = 'evt_00000000000000000000000000'",
     "state = 'lost'",
@@ -106,6 +109,7 @@ QUOTE = ["currency = 'eur'", "rate = 0", "held_until = quoted_at - interval '1 m
 RATE = ["currency = 'EURO'", "quote_id = NULL", "reason = 'none'"]
 ILLEGAL = {
     "invoice": INVOICE, "tx": TX, "payment": PAYMENT, "delivery": DELIVERY, "test_confirmation": TEST_CONFIRMATION,
+    "judgement": JUDGEMENT,
     "quote": QUOTE, "rate": RATE, "operator_log": OPERATOR_LOG,
 }  # fmt: skip
 
@@ -126,6 +130,8 @@ async def rows(pool: Pool) -> Pool:
     await pool.execute("DELETE FROM timeline")
     await pool.execute("UPDATE event SET invoice_id = $1", new)
     await pool.execute("UPDATE delivery SET invoice_id = $1", new)
+    await pool.execute("DROP TRIGGER judgement_is_append_only ON judgement")
+    await pool.execute("UPDATE judgement SET invoice_id = $1", new)
     await pool.execute("DELETE FROM invoice WHERE id = $1", paid)
     await freeze(pool, new, new_id("evt"), 1, b"{}", "http://127.0.0.1:9")
     await pool.execute("DROP TRIGGER operator_log_follows ON operator_log")  # it refuses before the CHECKs do

@@ -23,10 +23,15 @@ from watcher.api.schemas.base import (
     Time,
     TxHash,
 )
+from watcher.rules.labels import MEANINGS, Label
 from watcher.rules.rates import Verdict
 from watcher.rules.types import Reason, Resolution, Status
 
 Item = TypeVar("Item")
+
+LABELS = "What else is true of it, beside its status; never taken away. " + "; ".join(
+    f"`{label}`: {meaning}" for label, meaning in MEANINGS.items()
+)
 
 
 class Listing(Model, Generic[Item]):
@@ -181,7 +186,7 @@ class Invoice(Model):
     description: Text | None
     status: Status
     reason: Reason
-    labels: list[Text]
+    labels: list[Label] = Field(description=LABELS)
     test: Switch
     amount: Fiat
     currency: Currency

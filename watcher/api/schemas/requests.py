@@ -27,6 +27,7 @@ from watcher.api.schemas.base import (
     Text,
     WebUrl,
 )
+from watcher.rules.labels import Label
 from watcher.rules.types import Resolution, Status
 
 EXPIRES_IN_MAX_SECONDS = 31_536_000  # 365 days
@@ -233,6 +234,7 @@ class InvoicePage(Page):
     project_id: ProjectId | None = None
     status: Status | None = None
     reference: Annotated[str, Field(max_length=200, pattern=NO_NUL)] | None = None
+    label: Label | None = Field(None, description="Invoices that have this label.")
 
 
 class LinePage(Page):
