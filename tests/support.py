@@ -1,7 +1,9 @@
 """Rows for tests of the inner parts; whole-product tests make theirs over HTTP."""
 
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from typing import Any
 
 from watcher.rules.labels import at_creation
 from watcher.rules.policy import Policy, to_json
@@ -55,3 +57,9 @@ async def add_invoice(
         confirmations, expires_at + timedelta(seconds=1), list(at_creation(test=test)),
     )  # fmt: skip
     return invoice_id
+
+
+async def in_transaction(pool: Pool, work: Callable[..., Awaitable[Any]], *arguments: Any) -> Any:
+    """What comes of `work(connection, *arguments)` in a transaction of its own."""
+    async with pool.acquire() as connection, connection.transaction():
+        return await work(connection, *arguments)

@@ -1,7 +1,7 @@
 """What people decide about invoices and their money: a NEW invoice is cancelled, an exception is resolved.
 
-Each is one transaction with its line in the invoice's timeline and its row in the log of actions, which keeps who did
-it and why. The rules judge and book; nothing here writes a status or an account by itself.
+Each is the work of one transaction, with its line in the invoice's timeline and its row in the log of actions, which
+keeps who did it and why. The rules judge and book; nothing here writes a status or an account by itself.
 
 Locks are taken in the order chain, invoice, confirmation, project, log.
 """
@@ -21,7 +21,7 @@ from watcher.rules.money import btc_text
 from watcher.rules.payloads import time_text
 from watcher.rules.record import Invoice
 from watcher.rules.types import Resolution, Status
-from watcher.runtime.db import Connection, Pool, Row
+from watcher.runtime.db import Connection, Row
 from watcher.runtime.errors import Rejected
 from watcher.runtime.ids import new_id
 from watcher.store import actions, anomalies, chain, invoices, journal, judgements, payments, records, unassigned
@@ -33,13 +33,7 @@ class NotAllowed(Rejected):
     """It cannot be done in this state."""
 
 
-async def cancel(pool: Pool, invoice_id: str, reason: str, actor: str, base_url: str, now: datetime) -> None:
-    """`cancel_in` in a transaction of its own."""
-    async with pool.acquire() as connection, connection.transaction():
-        await cancel_in(connection, invoice_id, reason, actor, base_url, now)
-
-
-async def cancel_in(
+async def cancel(
     connection: Connection, invoice_id: str, reason: str, actor: str, base_url: str, now: datetime
 ) -> None:
     """Make a NEW invoice EXPIRED with the reason `cancelled`, and tell its merchant; money to come is an anomaly.
@@ -75,14 +69,6 @@ async def _refuse_unless_unpaid(connection: Connection, invoice: Invoice, settin
 
 
 async def resolve(
-    pool: Pool, outpoint: Outpoint, resolution: Resolution, reason: str, actor: str, now: datetime
-) -> None:
-    """`resolve_in` in a transaction of its own."""
-    async with pool.acquire() as connection, connection.transaction():
-        await resolve_in(connection, outpoint, resolution, reason, actor, now)
-
-
-async def resolve_in(
     connection: Connection, outpoint: Outpoint, resolution: Resolution, reason: str, actor: str, now: datetime
 ) -> None:
     """Decide once and for all about held money: from here on it stands where that says, and no status changes.

@@ -111,8 +111,8 @@ def _anomaly_resolve(
         raise typer.BadParameter("write the transaction id, a colon and the output's number", param_hint="TXID:VOUT")
 
     async def work() -> None:
-        async with _database(settings) as pool:
-            await resolve(pool, outpoint_of(payment), resolution, said(reason), COMMAND_LINE, datetime.now(UTC))
+        async with _database(settings) as pool, pool.acquire() as connection, connection.transaction():
+            await resolve(connection, outpoint_of(payment), resolution, said(reason), COMMAND_LINE, datetime.now(UTC))
 
     asyncio.run(work())
     typer.echo(f"{payment} is {resolution}")

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from regtest.wait import wait_for
+from tests.support import in_transaction
 from tests.watcher.world import Tx, World, coin, digest
 from watcher import actions, confirmation
 from watcher.administration import NotFound
@@ -28,11 +29,13 @@ async def world(pool: Pool) -> World:
 
 
 async def resolve(world: World, tx: Tx, resolution: str = "accepted", reason: str = "a test", vout: int = 0) -> None:
-    await actions.resolve(world.pool, (tx.txid, vout), Resolution(resolution), reason, "key_1", world.now)
+    decision = Resolution(resolution), reason, "key_1", world.now
+    await in_transaction(world.pool, actions.resolve, (tx.txid, vout), *decision)
 
 
 async def cancel(world: World, invoice_id: str) -> None:
-    await actions.cancel(world.pool, invoice_id, "the customer has left", "key_1", "http://shop", world.now)
+    why = "the customer has left", "key_1", "http://shop", world.now
+    await in_transaction(world.pool, actions.cancel, invoice_id, *why)
 
 
 async def balance(world: World) -> dict[str, int]:
@@ -302,7 +305,7 @@ async def test_a_change_of_the_watcher_waits_for_a_decision_and_books_it_back(wo
     world.reorg(3, (Tx("double", tx.inputs),), (), (), ())
     change = await world.change()
     async with world.pool.acquire() as connection, connection.transaction():
-        await actions.resolve_in(connection, (tx.txid, 0), Resolution.ACCEPTED, "because", "key_1", world.now)
+        await actions.resolve(connection, (tx.txid, 0), Resolution.ACCEPTED, "because", "key_1", world.now)
         applied = asyncio.create_task(world.pipeline.apply(change))
         await wait_blocked(world, 1)
     await applied
@@ -477,7 +480,7 @@ async def test_a_payment_that_is_being_stored_waits_for_the_cancellation(world: 
     world.mine(await world.tx("A", (invoice_id, DUE)))
     change = await world.change()
     async with world.pool.acquire() as connection, connection.transaction():
-        await actions.cancel_in(connection, invoice_id, "because", "key_1", "http://shop", world.now)
+        await actions.cancel(connection, invoice_id, "because", "key_1", "http://shop", world.now)
         applied = asyncio.create_task(world.pipeline.apply(change))
         await wait_blocked(world, 1)
     await applied
@@ -530,8 +533,7 @@ async def test_a_click_that_ended_without_success_is_withdrawn(world: World):
     assert await confirmations.find(world.pool, invoice_id) is None
     assert await world.told(invoice_id) == [("EXPIRED", NOTHING)]
     with pytest.raises(confirmation.NotAllowed, match="EXPIRED"):
-        async with world.pool.acquire() as connection, connection.transaction():
-            await confirmation._click(connection, invoice_id, "http://shop")
+        await in_transaction(world.pool, confirmation._click, invoice_id, "http://shop")
 
 
 async def test_what_does_not_exist_is_not_cancelled(world: World):

@@ -12,6 +12,7 @@ import pytest
 from regtest.bitcoind import Bitcoind
 from regtest.chain import Chain
 from regtest.node import Node
+from tests.support import in_transaction
 from tests.watcher.auditing import Audited, auditing
 from watcher import actions as operators
 from watcher import heal as heal_module
@@ -332,7 +333,8 @@ async def resolved(shop: Audited) -> tuple[str, str]:
     await shop.whole()
     vout = await shop.pool.fetchval("SELECT vout FROM payment WHERE txid = $1", from_hex(late))
     now = datetime.now(UTC)
-    await operators.resolve(shop.pool, (from_hex(late), vout), Resolution.REFUNDED, "paid back", "key_1", now)
+    decision = Resolution.REFUNDED, "paid back", "key_1", now
+    await in_transaction(shop.pool, operators.resolve, (from_hex(late), vout), *decision)
     assert await shop.kinds() == set()
     return invoice_id, late
 
@@ -374,7 +376,8 @@ async def test_a_decision_about_money_without_an_invoice_is_healed_too(shop: Aud
     await shop.chain.mine()
     await shop.whole()
     vout = await shop.pool.fetchval("SELECT vout FROM payment WHERE txid = $1", txid)
-    await operators.resolve(shop.pool, (txid, vout), Resolution.ACCEPTED, "a gift", "key_1", datetime.now(UTC))
+    decision = Resolution.ACCEPTED, "a gift", "key_1", datetime.now(UTC)
+    await in_transaction(shop.pool, operators.resolve, (txid, vout), *decision)
     assert await shop.kinds() == set()
     await shop.vandalise("UPDATE payment SET resolution = NULL, resolved_by = NULL WHERE txid = :txid", txid=txid)
     assert await shop.kinds() == {"wrong_resolution", "wrong_unassigned"}
@@ -408,7 +411,8 @@ async def test_a_log_that_was_changed_is_found_and_no_decision_is_believed(shop:
 
 async def test_a_cancelled_invoice_is_still_so_after_healing(shop: Audited):
     invoice_id, _ = await shop.invoice()
-    await operators.cancel(shop.pool, invoice_id, "out of stock", "key_1", "http://shop", datetime.now(UTC))
+    why = "out of stock", "key_1", "http://shop", datetime.now(UTC)
+    await in_transaction(shop.pool, operators.cancel, invoice_id, *why)
     assert await shop.kinds() == set()
     before = await shop.bodies(invoice_id)
     await shop.vandalise(

@@ -39,7 +39,7 @@ async def resolve(call: Call[Decision, Nothing]) -> Answer:
     async with call.work() as connection:
         await _document(call, connection)
         try:
-            await actions.resolve_in(
+            await actions.resolve(
                 connection,
                 outpoint_of(call.id),
                 call.body.resolution,

@@ -262,7 +262,7 @@ async def cancel(call: Call[Cancellation, Nothing]) -> Answer:
     base_url = call.context.settings.base_url
     async with call.work() as connection:
         try:
-            await actions.cancel_in(
+            await actions.cancel(
                 connection, call.id, call.body.reason, call.principal.key_id, base_url, call.now
             )  # fmt: skip
         except actions.NotAllowed as error:

@@ -8,5 +8,5 @@ UPDATE invoice i SET
   anomaly_confirmations = greatest((p.policy->>'anomalyConfirmations')::int, 1),
   eviction_limit_hours = (p.policy->>'evictionLimitHours')::int
 FROM project p WHERE p.id = i.project_id;
-UPDATE project SET policy = policy || '{"unconfirmedCap": "1000",
-  "tolerance": {"underSat": 0, "underPercent": "0", "overSat": 0, "overPercent": "0"}}';
+UPDATE project SET policy = policy || jsonb_build_object('unconfirmedCap', CASE currency WHEN 'BTC' THEN '0.02' ELSE '1000' END)
+  || '{"tolerance": {"underSat": 0, "underPercent": "0", "overSat": 0, "overPercent": "0"}}';

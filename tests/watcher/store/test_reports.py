@@ -6,7 +6,7 @@ from random import Random
 
 import pytest
 
-from tests.support import add_project
+from tests.support import add_project, in_transaction
 from tests.watcher.world import Tx, World, coin
 from watcher import actions
 from watcher.rules.report import Kind, Line
@@ -72,7 +72,8 @@ async def test_two_invoices_that_one_transaction_pays_are_two_lines(world: World
 
 
 async def accept(world: World, tx: Tx) -> None:
-    await actions.resolve(world.pool, (tx.txid, 0), Resolution.ACCEPTED, "a test", "key_1", world.now)
+    decision = Resolution.ACCEPTED, "a test", "key_1", world.now
+    await in_transaction(world.pool, actions.resolve, (tx.txid, 0), *decision)
 
 
 async def test_money_that_an_operator_has_accepted_is_valued_at_its_own_rate(world: World):
@@ -170,9 +171,8 @@ async def accept_one(world: World, dice: Random) -> None:
     ready = [row for row in rows if row["anchor_height"] is not None]
     if ready:
         row = dice.choice(ready)
-        await actions.resolve(
-            world.pool, (row["txid"], row["vout"]), Resolution.ACCEPTED, "a test", "key_1", world.now
-        )  # fmt: skip
+        decision = Resolution.ACCEPTED, "a test", "key_1", world.now
+        await in_transaction(world.pool, actions.resolve, (row["txid"], row["vout"]), *decision)
 
 
 @pytest.mark.parametrize("seed", range(4))
