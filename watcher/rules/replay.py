@@ -141,7 +141,9 @@ class _Again:
         self._rows += 1
 
     def _judge(self, row: Written) -> None:
-        self.invoice = self._learnt(self.invoice, row.input)
+        learnt = self._learnt(self.invoice, row.input)
+        self.differences += (f"as of judgement {row.number}, {one}" for one in self._altered(learnt))
+        self.invoice = learnt
         given = {name: decode(_SETTING[name], row.input[name]) for name in SETTING_FACTS if name in row.input}
         ids = {event.sequence: event.id for event in self.stored.events}
         numbers = count(self.invoice.last_sequence + 1)
@@ -152,6 +154,16 @@ class _Again:
         decision = decide(self.invoice, setting)
         self.invoice, self.is_settled = decision.invoice, True
         self.events += decision.events
+
+    def _altered(self, learnt: Invoice) -> Iterator[str]:
+        """What never changes by itself, and was another thing in the rows before."""
+        if self._rows and learnt.terms != self.invoice.terms:
+            yield from _fields("terms", learnt.terms, self.invoice.terms)
+        known = {payment.key: payment for payment in self.invoice.payments}
+        for payment in learnt.payments:
+            before = known.get(payment.key, payment)
+            if payment.amount_sat != before.amount_sat:
+                yield f"amount_sat of payment {_name(payment)} is {payment.amount_sat}, and must be {before.amount_sat}"
 
     def _learn(self, row: Written) -> None:
         self.invoice = self._learnt(self.invoice, row.input)

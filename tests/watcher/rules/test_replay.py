@@ -240,6 +240,18 @@ def test_what_was_altered_is_found(name: str) -> None:
     assert any(found.startswith(expected) for found in differences(report)), differences(report)
 
 
+def test_what_never_changes_is_found_also_when_it_was_judged_since() -> None:
+    """The watcher took the altered rows as they were, and wrote them down."""
+    made = story()
+    altered = payment(made.stored(), amount_sat=401).invoice
+    made.invoice = replace(altered, terms=replace(altered.terms, amount_due_sat=1001))
+    made.judge(look(104, 9, 9))
+    assert made.replay().differences == (
+        "as of judgement 6, amount_due_sat is 1001, and must be 1000",
+        f"as of judgement 6, amount_sat of payment {NAME} is 401, and must be 400",
+    )
+
+
 def test_facts_that_were_not_judged_yet_are_no_difference() -> None:
     """A payment that has come, and one that has inherited, since the last judgement."""
     made = story()
