@@ -1,9 +1,11 @@
 """Migrations: applied once by many starters, refused when strange, and dumped to a golden file."""
 
 import asyncio
+import json
 import os
 import re
 import subprocess
+from datetime import timedelta
 from pathlib import Path
 
 import asyncpg
@@ -11,8 +13,11 @@ import pytest
 
 from regtest.binaries import find_binaries
 from regtest.postgres import Postgres
+from watcher.rules.action_log import check_log
+from watcher.rules.policy import Policy, Tolerance, default_cap, from_json
 from watcher.runtime import migrate
 from watcher.runtime.errors import Broken, Misconfigured
+from watcher.store import actions
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "schema.sql"
 DUMPED_BY = 18
@@ -76,3 +81,41 @@ async def test_the_schema_is_the_golden_one(database_url: str):
     if os.environ.get("PAYWATCH_GOLDEN") == "write":
         GOLDEN.write_text(schema)
     assert schema == GOLDEN.read_text()
+
+
+OLD_POLICY = '{"tiers": [], "above": 1, "isDefault": false, "anomalyConfirmations": 7, "evictionLimitHours": 5}'
+OLD_ROWS = f"""
+INSERT INTO descriptor (descriptor, next_index, derived_count) VALUES ('wpkh(xpub/0/*)', 1, 1);
+INSERT INTO address (script_pubkey, descriptor_id, index, address) SELECT '\\x01', id, 0, 'a' FROM descriptor;
+INSERT INTO project (id, name, currency, descriptor_id, policy, created_at)
+SELECT 'prj_' || repeat(code, 26), 'shop', currency, id, '{OLD_POLICY}', now()
+FROM descriptor, (VALUES ('0', 'EUR'), ('1', 'BTC')) AS n(code, currency);
+INSERT INTO invoice (
+  id, project_id, test, amount, currency, amount_due_sat, script_pubkey, created_at, expires_at,
+  required_confirmations, judge_at
+) VALUES (
+  'inv_' || repeat('0', 26), 'prj_' || repeat('0', 26), true, 1, 'BTC', 100000000, '\\x01', now(),
+  date_trunc('second', now()), 1, now()
+);
+INSERT INTO operator_action (happened_at, action, reason, detail)
+VALUES (now(), 'heal', 'an audit', '{{}}'), (now(), 'skip', 'a restore', '{{}}');
+"""
+
+
+async def test_rows_of_before_are_brought_along(empty_url: str):
+    connection = await asyncpg.connect(empty_url)
+    await connection.execute(migrate.HISTORY)
+    for old in migrate.migrations()[:2]:
+        await connection.execute(old.sql)
+        await connection.execute("INSERT INTO schema_migration VALUES ($1, $2, $3)", old.number, old.name, old.sha256)
+    await connection.execute(OLD_ROWS)
+    assert [name[:4] for name in await migrate.upgrade(connection)][:2] == ["0003", "0004"]
+    for policy in await connection.fetch("SELECT policy::text, currency FROM project"):
+        found = from_json(json.loads(policy["policy"]))
+        cap = default_cap(policy["currency"])
+        eviction_limit = timedelta(hours=5)
+        assert found == Policy((), 1, False, 7, eviction_limit, cap, Tolerance())
+    invoice = await connection.fetchrow("SELECT * FROM invoice")
+    assert (invoice["anomaly_confirmations"], invoice["eviction_limit_hours"], invoice["labels"]) == (7, 5, ["test"])
+    assert list(check_log(await actions.chain_after(connection, 0, 10), await actions.end(connection))) == []
+    await connection.close()
