@@ -198,11 +198,16 @@ CREATE TABLE public.invoice (
     anomaly_confirmations integer DEFAULT 2 NOT NULL,
     eviction_limit_hours integer DEFAULT 72 NOT NULL,
     unconfirmed_cap_sat bigint,
+    raised_to integer DEFAULT 0 NOT NULL,
+    conflict_seen boolean DEFAULT false NOT NULL,
+    risk_factors jsonb DEFAULT '[]'::jsonb NOT NULL,
+    exposed_sat bigint DEFAULT 0 NOT NULL,
     CONSTRAINT invoice_amount_check CHECK ((amount > (0)::numeric)),
     CONSTRAINT invoice_amount_due_sat_check CHECK (((amount_due_sat >= 1) AND (amount_due_sat <= '2100000000000000'::bigint))),
     CONSTRAINT invoice_anomaly_confirmations_check CHECK ((anomaly_confirmations >= 1)),
     CONSTRAINT invoice_check CHECK (((quote_id IS NULL) = (currency = 'BTC'::text))),
     CONSTRAINT invoice_check1 CHECK (((tolerance_under_sat >= 0) AND (tolerance_under_sat <= (amount_due_sat - 1)))),
+    CONSTRAINT invoice_check10 CHECK (((raised_to = 0) OR (required_confirmations = 0))),
     CONSTRAINT invoice_check2 CHECK (((NOT confirmed_without_payment) OR test)),
     CONSTRAINT invoice_check3 CHECK (((status <> ALL (ARRAY['NEW'::text, 'EXPIRED'::text])) OR (paid_sat = 0))),
     CONSTRAINT invoice_check4 CHECK (((status <> ALL (ARRAY['UNDERPAID'::text, 'UNCONFIRMED'::text, 'CONFIRMED'::text])) OR (paid_sat > 0))),
@@ -214,8 +219,10 @@ CREATE TABLE public.invoice (
     CONSTRAINT invoice_currency_check CHECK ((currency ~ '^[A-Z]{3}$'::text)),
     CONSTRAINT invoice_eviction_limit_hours_check CHECK ((eviction_limit_hours >= 1)),
     CONSTRAINT invoice_expires_at_check CHECK ((expires_at = date_trunc('second'::text, expires_at))),
+    CONSTRAINT invoice_exposed_sat_check CHECK ((exposed_sat >= 0)),
     CONSTRAINT invoice_id_check CHECK ((id ~ '^inv_[0-9A-HJKMNP-TV-Z]{26}$'::text)),
     CONSTRAINT invoice_paid_sat_check CHECK ((paid_sat >= 0)),
+    CONSTRAINT invoice_raised_to_check CHECK ((raised_to >= 0)),
     CONSTRAINT invoice_required_confirmations_check CHECK ((required_confirmations >= 0)),
     CONSTRAINT invoice_status_check CHECK ((status = ANY (ARRAY['NEW'::text, 'UNDERPAID'::text, 'UNCONFIRMED'::text, 'CONFIRMED'::text, 'EXPIRED'::text, 'INVALID'::text]))),
     CONSTRAINT invoice_tolerance_over_sat_check CHECK ((tolerance_over_sat >= 0)),
@@ -386,6 +393,7 @@ CREATE TABLE public.tx (
     gone_by bytea,
     conflict_height integer,
     evicted_at timestamp with time zone,
+    risk jsonb,
     CONSTRAINT tx_anchor_hash_check CHECK ((octet_length(anchor_hash) = 32)),
     CONSTRAINT tx_check CHECK (((state = 'anchored'::text) = (anchor_height IS NOT NULL))),
     CONSTRAINT tx_check1 CHECK (((state = 'anchored'::text) = (anchor_hash IS NOT NULL))),
@@ -474,7 +482,8 @@ CREATE INDEX delivery_open ON public.delivery USING btree (endpoint_id, invoice_
 CREATE UNIQUE INDEX endpoint_default ON public.endpoint USING btree (project_id) WHERE is_default;
 CREATE UNIQUE INDEX endpoint_named ON public.endpoint USING btree (project_id, url) WHERE (NOT is_default);
 CREATE INDEX idempotency_age ON public.idempotency USING btree (created_at);
-CREATE INDEX invoice_held_back ON public.invoice USING btree (id) WHERE ((status = 'UNCONFIRMED'::text) AND (required_confirmations = 0));
+CREATE INDEX invoice_exposed ON public.invoice USING btree (project_id, test) INCLUDE (exposed_sat) WHERE (exposed_sat > 0);
+CREATE INDEX invoice_held_back ON public.invoice USING btree (id) WHERE ((status = 'UNCONFIRMED'::text) AND (required_confirmations = 0) AND (raised_to = 0));
 CREATE INDEX invoice_judge_at ON public.invoice USING btree (judge_at) WHERE (judge_at IS NOT NULL);
 CREATE INDEX invoice_judge_at_height ON public.invoice USING btree (judge_at_height) WHERE (judge_at_height IS NOT NULL);
 CREATE INDEX invoice_judge_pending ON public.invoice USING btree (id) WHERE judge_pending;

@@ -93,14 +93,27 @@ class MempoolSnapshot:
 
 
 @dataclass(frozen=True, slots=True)
+class FeeMarket:
+    """What unconfirmed transactions compete with: the room that they take, and the fee rates that are asked for.
+
+    `estimate_sat_kvb` is for the next two blocks; None: the node has none.
+    """
+
+    min_feerate_sat_kvb: int
+    estimate_sat_kvb: int | None
+    mempool_vsize: int
+
+
+@dataclass(frozen=True, slots=True)
 class MempoolEntry:
     """A transaction in the mempool; the ancestors' numbers include the transaction itself.
 
-    `time` is when it entered, in Unix seconds (it survives a restart); `depends` are its unconfirmed parents;
-    `unbroadcast`: it is ours and no peer has asked for it yet.
+    `time` is when it entered, in Unix seconds (it survives a restart), `height` the tip's at that moment; `depends` are
+    its unconfirmed parents; `unbroadcast`: it is ours and no peer has asked for it yet.
     """
 
     time: int
+    height: int
     depends: tuple[bytes, ...]
     fee_sat: int
     vsize: int
@@ -244,6 +257,17 @@ class BitcoindRpc(JsonRpc):
         """Those of the transactions that are in the mempool, with fees and ancestors."""
         return await self._ask_each(_mempool_entry, "getmempoolentry", txids, lambda txid: [to_hex(txid)])
 
+    async def mempool_entries_and_market(self, txids: Collection[bytes]) -> tuple[dict[bytes, MempoolEntry], FeeMarket]:
+        """`mempool_entries`, and in the same batch what they compete with."""
+        asked = [("getmempoolentry", [to_hex(txid)]) for txid in txids]
+        *entries, info, estimate = await self.batch([*asked, ("getmempoolinfo", []), ("estimatesmartfee", [2])])
+        if isinstance(info, RpcError):
+            raise info
+        if isinstance(estimate, RpcError):  # a node without transaction relay estimates nothing
+            estimate = {}
+        market = _understood(_fee_market, "getmempoolinfo", info | estimate)
+        return _known(_mempool_entry, "getmempoolentry", txids, entries), market
+
     async def raw_transactions(self, txids: Collection[bytes]) -> dict[bytes, bytes]:
         """The bytes of those of the transactions that are in the mempool (or found by txindex)."""
         found = await self._ask_each(bytes.fromhex, "getrawtransaction", txids, lambda txid: [to_hex(txid)])
@@ -334,15 +358,26 @@ class BitcoindRpc(JsonRpc):
         absent: Collection[int] = (INVALID_ADDRESS_OR_KEY,),
     ) -> dict[K, T]:
         """The answers of a batch by what was asked for, without the unknown ones (a code of `absent`, or null)."""
-        found = {}
         outcomes = await self.batch([(method, params(thing)) for thing in things])
-        for thing, outcome in zip(things, outcomes, strict=True):
-            if isinstance(outcome, RpcError):
-                if outcome.code not in absent:
-                    raise outcome
-            elif outcome is not None:
-                found[thing] = _understood(read, method, outcome)
-        return found
+        return _known(read, method, things, outcomes, absent)
+
+
+def _known(
+    read: Callable[[Any], T],
+    method: str,
+    things: Collection[K],
+    outcomes: Sequence[Json],
+    absent: Collection[int] = (INVALID_ADDRESS_OR_KEY,),
+) -> dict[K, T]:
+    """The outcomes of a batch by what was asked for, without the unknown ones."""
+    found = {}
+    for thing, outcome in zip(things, outcomes, strict=True):
+        if isinstance(outcome, RpcError):
+            if outcome.code not in absent:
+                raise outcome
+        elif outcome is not None:
+            found[thing] = _understood(read, method, outcome)
+    return found
 
 
 def _check_is(raw: bytes, block: bytes) -> None:
@@ -403,6 +438,11 @@ def _mempool_info(result: Json) -> MempoolInfo:
     return MempoolInfo(result["loaded"], result["size"], _sat(result["mempoolminfee"]))
 
 
+def _fee_market(result: Json) -> FeeMarket:
+    estimate = result.get("feerate")
+    return FeeMarket(_sat(result["mempoolminfee"]), None if estimate is None else _sat(estimate), result["bytes"])
+
+
 def _mempool_snapshot(result: Json) -> MempoolSnapshot:
     return MempoolSnapshot(frozenset(map(from_hex, result["txids"])), result["mempool_sequence"])
 
@@ -410,6 +450,7 @@ def _mempool_snapshot(result: Json) -> MempoolSnapshot:
 def _mempool_entry(result: Json) -> MempoolEntry:
     return MempoolEntry(
         time=result["time"],
+        height=result["height"],
         depends=tuple(map(from_hex, result["depends"])),
         fee_sat=_sat(result["fees"]["base"]),
         vsize=result["vsize"],

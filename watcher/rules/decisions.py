@@ -8,11 +8,12 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 from watcher.rules.anomalies import judge_at, judge_at_height, report, report_at_height
-from watcher.rules.invoice import Moment, Step, settle
+from watcher.rules.invoice import Moment, Step, required_confirmations, settle
 from watcher.rules.ledger import position
 from watcher.rules.money import btc_text
 from watcher.rules.payloads import EventHead, anomaly_event, status_event
 from watcher.rules.record import Invoice
+from watcher.rules.risk import reasons
 from watcher.rules.timeline import Note
 from watcher.rules.types import Payment, Status
 
@@ -57,6 +58,7 @@ def decide(invoice: Invoice, setting: Setting) -> Decision:
     last, anomalies = report(terms, steps[-1], moment)
     told_steps = [last] if setting.tell_net else [*steps[:-1], last]
     telling = _Telling(invoice, setting)
+    telling.requirement(last)
     for step in told_steps:
         telling.status(step)
     telling.invoice = _after(telling.invoice, last, moment)
@@ -81,6 +83,14 @@ class _Telling:
         self._setting = setting
         self.events: list[Told] = []
         self.notes: list[Note] = []
+
+    def requirement(self, step: Step) -> None:
+        """Note that risk has raised what the invoice needs."""
+        terms, before = self.invoice.terms, required_confirmations(self.invoice.terms, self.invoice.standing)
+        after = required_confirmations(terms, step.standing)
+        if after > before:
+            detail = {"from": before, "to": after, "reasons": reasons(step.standing.factors)}
+            self.notes.append(Note("requirement_raised", detail))
 
     def status(self, step: Step) -> None:
         """Tell the step if it is news."""

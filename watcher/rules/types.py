@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 
+from watcher.rules.risk import Factor, Measurement
+
 
 class Status(StrEnum):
     """The status of an invoice, as merchants see it."""
@@ -92,6 +94,7 @@ class Payment:
     in_closed_set: bool = False
     confirmed_anchor_hash: bytes | None = None  # its anchor when the invoice was last found CONFIRMED
     anomaly: str | None = None  # what was reported
+    measured: Measurement | None = None  # when it was first seen in the mempool; None: it was not
 
     @property
     def key(self) -> tuple[bytes, int]:
@@ -123,6 +126,9 @@ class Standing:
     reached_due: bool = False  # it was UNCONFIRMED or CONFIRMED once
     set_closed: bool = False  # it was CONFIRMED once, or is final: later payments do not count
     confirmed_without_payment: bool = False
+    raised_to: int = 0  # confirmations that risk asks for where the terms ask for none; it never falls
+    conflict_seen: bool = False  # a payment of it was replaced or double-spent before it was accepted
+    factors: tuple[Factor, ...] = ()  # as they were weighed last; they stay when it is raised or accepted
 
     @property
     def told(self) -> tuple[Status, int]:

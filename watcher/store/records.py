@@ -1,12 +1,15 @@
 """Rows to `Invoice` records and back: what the judgement reads and writes."""
 
+import json
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
 
+from watcher.rules.exposure import exposed_sat
 from watcher.rules.record import Invoice, Quote
+from watcher.rules.risk import Measurement, factor_of_json, to_json
 from watcher.rules.types import BlockId, Payment, Reason, Standing, Status, Terms, TxFacts, TxState
 from watcher.runtime.db import Connection, Row
 
@@ -21,7 +24,7 @@ ORDER BY i.id
 """
 
 _PAYMENTS = """
-SELECT y.*, t.state, t.anchor_height, t.anchor_hash, t.gone_by, t.conflict_height, t.evicted_at
+SELECT y.*, t.state, t.anchor_height, t.anchor_hash, t.gone_by, t.conflict_height, t.evicted_at, t.risk
 FROM payment y JOIN tx t USING (txid)
 WHERE y.invoice_id = ANY($1)
 ORDER BY y.first_seen_at, y.id
@@ -68,7 +71,8 @@ def _invoice(row: Row, payments: tuple[Payment, ...], rates: dict[tuple[bytes, i
         required_reasons=tuple(row["required_reasons"]),
         standing=Standing(
             Status(row["status"]), Reason(row["reason"]), row["paid_sat"], row["reached_due"], row["set_closed"],
-            row["confirmed_without_payment"],
+            row["confirmed_without_payment"], row["raised_to"], row["conflict_seen"],
+            tuple(map(factor_of_json, row["risk_factors"])),
         ),
         labels=tuple(row["labels"]),
         last_sequence=row["last_sequence"],
@@ -90,6 +94,7 @@ def _payment(row: Row) -> Payment:
     return Payment(
         tx_facts(row), row["vout"], row["amount_sat"], row["coinbase"], row["first_seen_at"], row["judged"],
         row["counted"], row["in_closed_set"], row["confirmed_anchor_hash"], row["anomaly"],
+        None if row["risk"] is None else Measurement(**row["risk"]),
     )  # fmt: skip
 
 
@@ -106,15 +111,17 @@ _SAVE = """
 WITH saved AS (
   UPDATE invoice i SET status = n.status, reason = n.reason, paid_sat = n.paid_sat, reached_due = n.reached_due,
     set_closed = n.set_closed, last_sequence = n.last_sequence, confirmed_at = n.confirmed_at,
-    judge_at = n.judge_at, judge_at_height = n.judge_at_height, judge_pending = false
+    judge_at = n.judge_at, judge_at_height = n.judge_at_height, judge_pending = false, raised_to = n.raised_to,
+    conflict_seen = n.conflict_seen, risk_factors = n.risk_factors::jsonb, exposed_sat = n.exposed_sat
   FROM unnest($1::text[], $2::text[], $3::text[], $4::bigint[], $5::bool[], $6::bool[], $7::int[], $8::timestamptz[],
-              $9::timestamptz[], $10::int[])
-    AS n(id, status, reason, paid_sat, reached_due, set_closed, last_sequence, confirmed_at, judge_at, judge_at_height)
+              $9::timestamptz[], $10::int[], $11::int[], $12::bool[], $13::text[], $14::bigint[])
+    AS n(id, status, reason, paid_sat, reached_due, set_closed, last_sequence, confirmed_at, judge_at, judge_at_height,
+         raised_to, conflict_seen, risk_factors, exposed_sat)
   WHERE i.id = n.id
 )
 UPDATE payment y SET judged = n.judged, counted = n.counted, in_closed_set = n.in_closed_set,
   confirmed_anchor_hash = n.confirmed_anchor_hash, anomaly = n.anomaly, report_at_height = n.report_at_height
-FROM unnest($11::bytea[], $12::int[], $13::bool[], $14::bool[], $15::bool[], $16::bytea[], $17::text[], $18::int[])
+FROM unnest($15::bytea[], $16::int[], $17::bool[], $18::bool[], $19::bool[], $20::bytea[], $21::text[], $22::int[])
   AS n(txid, vout, judged, counted, in_closed_set, confirmed_anchor_hash, anomaly, report_at_height)
 WHERE y.txid = n.txid AND y.vout = n.vout
 """
@@ -126,7 +133,8 @@ async def save(connection: Connection, judged: Sequence[tuple[Invoice, Due]]) ->
         (
             invoice.id, invoice.standing.status, invoice.standing.reason, invoice.standing.paid_sat,
             invoice.standing.reached_due, invoice.standing.set_closed, invoice.last_sequence, invoice.confirmed_at,
-            due.judge_at, due.judge_at_height,
+            due.judge_at, due.judge_at_height, invoice.standing.raised_to, invoice.standing.conflict_seen,
+            json.dumps([to_json(factor) for factor in invoice.standing.factors]), exposed_sat(invoice.standing, invoice.payments),
         )
         for invoice, due in judged
     ]  # fmt: skip
@@ -138,7 +146,7 @@ async def save(connection: Connection, judged: Sequence[tuple[Invoice, Due]]) ->
         for invoice, due in judged
         for payment in invoice.payments
     ]  # fmt: skip
-    await connection.execute(_SAVE, *columns(invoices, 10), *columns(payments, 8))
+    await connection.execute(_SAVE, *columns(invoices, 14), *columns(payments, 8))
 
 
 def columns(rows: Iterable[Sequence[object]], width: int) -> list[list[object]]:

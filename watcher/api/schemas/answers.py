@@ -21,6 +21,7 @@ from watcher.api.schemas.base import (
     Time,
     TxHash,
 )
+from watcher.rules.risk import Verdict
 from watcher.rules.types import Reason, Status
 
 Item = TypeVar("Item")
@@ -100,6 +101,17 @@ class Payment(Model):
     anomaly: Text | None
 
 
+class RiskFactor(Model):
+    """One thing that was looked at before the invoice was, or was not, accepted unconfirmed."""
+
+    name: Text
+    value: Text | None = Field(description="null: not known.")
+    verdict: Verdict = Field(description="From ok to against, in the order of rising risk.")
+    reason: Text = Field(description="In words.")
+    txid: TxHash | None = Field(description="The payment that it is about; null: the invoice.")
+    raises: Switch = Field(description="It alone is reason enough to ask for a confirmation.")
+
+
 class Invoice(Model):
     """An invoice, whole."""
 
@@ -130,8 +142,13 @@ class Invoice(Model):
     expires_at: Time
     confirmed_at: Time | None
     confirmations: Number = Field(description="The fewest of the payments that count.")
-    required_confirmations: Number
+    required_confirmations: Number = Field(
+        description="Of the policy or the invoice itself; 0 becomes 1 when a risk factor raises it, and never falls."
+    )
     required_confirmations_reasons: list[Text]
+    risk_factors: list[RiskFactor] = Field(
+        description="As weighed when the amount due was there; empty before, and where no confirmation was waived."
+    )
     payments: list[Payment] = Field(description="The newest 100.")
     payment_count: Number
 
