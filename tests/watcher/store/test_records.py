@@ -28,11 +28,10 @@ async def paid_world(pool) -> tuple[World, str]:
 
 async def test_an_invoice_is_loaded_whole(pool):
     world, invoice_id = await paid_world(pool)
-    await pool.execute('UPDATE project SET policy = policy || \'{"anomalyConfirmations": 7, "evictionLimitHours": 5}\'')
     await pool.execute(
         "UPDATE invoice SET reference = 'order 7', description = 'Tea', redirect_url = 'https://shop.example', "
         "metadata = '{\"a\": [1, null]}', labels = '{x,y}', required_reasons = '[\"big\"]', tolerance_under_sat = 1, "
-        "tolerance_over_sat = 2"
+        "tolerance_over_sat = 2, anomaly_confirmations = 7, eviction_limit_hours = 5, unconfirmed_cap_sat = 9"
     )
     invoice = (await records.load(pool, [invoice_id]))[invoice_id]
     row = await pool.fetchrow("SELECT * FROM invoice JOIN address USING (script_pubkey)")
@@ -45,6 +44,7 @@ async def test_an_invoice_is_loaded_whole(pool):
     assert (terms.amount_due_sat, terms.required_confirmations) == (DUE, 3)
     assert (terms.tolerance_under_sat, terms.tolerance_over_sat) == (1, 2)
     assert (terms.anomaly_confirmations, terms.eviction_limit) == (7, timedelta(hours=5))
+    assert terms.unconfirmed_cap_sat == 9
     assert invoice.standing == Standing(
         Status.UNCONFIRMED, Reason.WAITING_FOR_CONFIRMATIONS, DUE, reached_due=True, set_closed=False
     )
