@@ -7,7 +7,7 @@ ALTER TABLE invoice
   ADD conflict_seen boolean NOT NULL DEFAULT false,   -- a payment of it was replaced or double-spent before it was accepted
   ADD risk_factors jsonb NOT NULL DEFAULT '[]',       -- watcher.rules.risk.Factor, as they were weighed last
   ADD exposed_sat bigint NOT NULL DEFAULT 0 CHECK (exposed_sat >= 0),  -- of a CONFIRMED one: its money that is in no block
-  ADD CHECK (raised_to = 0 OR required_confirmations = 0);
+  ADD CONSTRAINT invoice_raised_by_risk CHECK (raised_to = 0 OR required_confirmations = 0);
 
 UPDATE invoice SET conflict_seen = true
 WHERE required_confirmations = 0 AND status IN ('NEW', 'UNDERPAID', 'UNCONFIRMED') AND id IN (

@@ -118,8 +118,8 @@ def required(factors: Iterable[Factor]) -> int:
 
 
 def reasons(factors: Iterable[Factor]) -> list[str]:
-    """Why they ask for one."""
-    return [factor.reason for factor in factors if factor.raises]
+    """Why they ask for one, each sentence once."""
+    return list(dict.fromkeys(factor.reason for factor in factors if factor.raises))
 
 
 def to_json(what: Measurement | Factor) -> dict[str, Any]:
@@ -195,7 +195,7 @@ def _worst(
     return max(factors, key=lambda factor: _RANKS[factor.verdict])
 
 
-_NOT_MEASURED: Said = Verdict.UNKNOWN, None, "it was not measured: the payment was not new when it came to the mempool"
+_NOT_MEASURED: Said = Verdict.UNKNOWN, None, "it was not measured when it was new"
 
 
 def _mempool_minimum(measured: Measurement, _around: Circumstances) -> Said:

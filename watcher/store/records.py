@@ -134,7 +134,7 @@ async def save(connection: Connection, judged: Sequence[tuple[Invoice, Due]]) ->
             invoice.id, invoice.standing.status, invoice.standing.reason, invoice.standing.paid_sat,
             invoice.standing.reached_due, invoice.standing.set_closed, invoice.last_sequence, invoice.confirmed_at,
             due.judge_at, due.judge_at_height, invoice.standing.raised_to, invoice.standing.conflict_seen,
-            json.dumps([to_json(factor) for factor in invoice.standing.factors]), exposed_sat(invoice.standing, invoice.payments),
+            _factors_json(invoice), exposed_sat(invoice.standing, invoice.payments),
         )
         for invoice, due in judged
     ]  # fmt: skip
@@ -147,6 +147,11 @@ async def save(connection: Connection, judged: Sequence[tuple[Invoice, Due]]) ->
         for payment in invoice.payments
     ]  # fmt: skip
     await connection.execute(_SAVE, *columns(invoices, 14), *columns(payments, 8))
+
+
+def _factors_json(invoice: Invoice) -> str:
+    """As text: a list within an array would be taken for a dimension of it."""
+    return json.dumps([to_json(factor) for factor in invoice.standing.factors])
 
 
 def columns(rows: Iterable[Sequence[object]], width: int) -> list[list[object]]:

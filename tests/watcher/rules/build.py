@@ -70,9 +70,12 @@ def a_measurement(**differing: Any) -> Measurement:
     return Measurement(**ordinary | differing)
 
 
-def pays(tx: TxFacts, amount_sat: int = DUE, *, seen: int = 0, vout: int = 0, coinbase: bool = False) -> Payment:
+def pays(
+    tx: TxFacts, amount_sat: int = DUE, *, seen: int = 0, vout: int = 0, coinbase: bool = False,
+    measured: Measurement | None = None,
+) -> Payment:  # fmt: skip
     """A payment that nobody has judged yet."""
-    return Payment(tx, vout, amount_sat, coinbase, at(seen))
+    return Payment(tx, vout, amount_sat, coinbase, at(seen), measured=measured)
 
 
 def ask(confirmations: int = 1, *, under: int = 0, over: int = 0, anomaly_confirmations: int = 2) -> Terms:
@@ -80,9 +83,12 @@ def ask(confirmations: int = 1, *, under: int = 0, over: int = 0, anomaly_confir
     return Terms(DUE, at(EXPIRY), confirmations, under, over, timedelta(seconds=LIMIT), anomaly_confirmations)
 
 
-def look(tip: int = 100, now: int = 0, looked: float | None = None, *, trusted: bool = True) -> Moment:
+def look(
+    tip: int = 100, now: int = 0, looked: float | None = None, *, trusted: bool = True, network: str = "regtest",
+    accepted_sat: int | None = None,
+) -> Moment:  # fmt: skip
     """A moment; `looked` is when the last complete look began; `trusted`: the node is not cut off."""
-    return Moment(tip, at(now), None if looked is None else at(looked), trusted, "regtest")
+    return Moment(tip, at(now), None if looked is None else at(looked), trusted, network, accepted_sat)
 
 
 def was(status: Status, reason: Reason, paid_sat: int = 0) -> Standing:
