@@ -265,7 +265,7 @@ class BitcoindRpc(JsonRpc):
             raise info
         if isinstance(estimate, RpcError):  # a node without transaction relay estimates nothing
             estimate = {}
-        market = _understood(_fee_market, "getmempoolinfo", info | estimate)
+        market = _understood(_fee_market, "getmempoolinfo", (info, estimate))
         return _known(_mempool_entry, "getmempoolentry", txids, entries), market
 
     async def raw_transactions(self, txids: Collection[bytes]) -> dict[bytes, bytes]:
@@ -438,9 +438,10 @@ def _mempool_info(result: Json) -> MempoolInfo:
     return MempoolInfo(result["loaded"], result["size"], _sat(result["mempoolminfee"]))
 
 
-def _fee_market(result: Json) -> FeeMarket:
-    estimate = result.get("feerate")
-    return FeeMarket(_sat(result["mempoolminfee"]), None if estimate is None else _sat(estimate), result["bytes"])
+def _fee_market(results: tuple[Json, Json]) -> FeeMarket:
+    info, estimate = results
+    feerate = _sat(estimate["feerate"]) if "feerate" in estimate else None
+    return FeeMarket(_sat(info["mempoolminfee"]), feerate, int(info["bytes"]))
 
 
 def _mempool_snapshot(result: Json) -> MempoolSnapshot:
