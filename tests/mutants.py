@@ -34,6 +34,35 @@ class Mutant:
 
 
 MUTANTS = (
+    Mutant(
+        "a price at the limit of its age is too old", "rates",
+        "if age <= limits.max_age", "if age < limits.max_age",
+    ),
+    Mutant("a price as far off as is allowed is too far off", "rates", "off_percent > Fr", "off_percent >= Fr"),
+    Mutant("one source less than the least is enough", "rates", "len(used) < limits", "len(used) + 1 < limits"),
+    Mutant("what is too old has a say in the median", "rates", " and not _untimely(one, limits, now)]", "]"),
+    Mutant(
+        "a source that repeats itself is as young as it says", "rates",
+        "min(self.changed_at, self.told_at)", "self.told_at",
+    ),
+    Mutant("a source's own time does not count", "rates", "min(self.changed_at, self.told_at)", "self.changed_at"),
+    Mutant("a time ahead of ours is as good as any", "rates", "- now > limits.max_age:", "- now > 9 * limits.max_age:"),
+    Mutant(
+        "of two in the middle the higher is the median", "rates",
+        "ordered[half - 1] + ordered[half]", "2 * ordered[half]",
+    ),
+    Mutant("a quote holds as long as its youngest reading", "rates", "ends[limits.sources_min - 1]", "ends[0]"),
+    Mutant("a quote holds as long as its oldest reading", "rates", "ends[limits.sources_min - 1]", "ends[-1]"),
+    Mutant(
+        "a price too far off makes a quote hold longer", "rates",
+        " for one in fresh if one.source in used)", " for one in fresh)",
+    ),
+    Mutant("the same answer is always new", "rates", "before.digest != digest", "before.digest == digest"),
+    Mutant("an answer's age is of after a clock was set back", "rates", "min(before.since, now)", "before.since"),
+    Mutant(
+        "the deviation is counted from above only", "rates",
+        "abs(Fraction(one.rate) - median)", "(Fraction(one.rate) - median)",
+    ),
     Mutant("the last unpaid run is never the longest", "gaps", "max(longest, current)", "longest"),
     Mutant("a paid address ends no unpaid run", "gaps", ", index + 1", ", free_from"),
     Mutant("an address that was not given out ends a run", "gaps", "index < next_index", "index <= next_index"),

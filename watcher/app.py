@@ -22,6 +22,7 @@ from watcher.bitcoind.rpc import BitcoindRpc, ChainInfo
 from watcher.bitcoind.zmq import Doorbell
 from watcher.descriptors import GapGuard
 from watcher.pipeline import LeaseLost, Pipeline
+from watcher.prices.poller import Poller, check_currencies
 from watcher.rules.health import Health
 from watcher.rules.types import BlockId
 from watcher.runtime import log as logging
@@ -60,6 +61,7 @@ class Watcher:
     async def run(self, stop: asyncio.Event) -> None:
         """Open everything, wait for the lease, follow; close in reverse order."""
         settings = self.settings
+        check_currencies(settings)
         async with AsyncExitStack() as stack:
             pool = await stack.enter_async_context(
                 open_pool(settings.database_url, settings.database_pool_size, self.holder)
@@ -91,9 +93,11 @@ class Watcher:
         async with asyncio.TaskGroup() as tasks:
             keeper = tasks.create_task(self._keep_lease(pool, epoch, stop))
             upkeep = tasks.create_task(self._upkeep(pool, addresses, stop))
+            rates = tasks.create_task(self._keep_rates(pool, epoch, stop))
             await feed.run(stop)
             keeper.cancel()
             upkeep.cancel()
+            rates.cancel()
 
     async def _stand_by(self, pool: Pool, stop: asyncio.Event) -> int | None:
         """Wait until the lease is ours; its epoch, or None when we are told to stop before."""
@@ -122,6 +126,10 @@ class Watcher:
             await _tried(idempotency.forget_old(pool, datetime.now(UTC)), "watcher.upkeep_failed")
             await _tried(addresses.keep(), "watcher.upkeep_failed")
             await _tried(gaps.check(), "watcher.upkeep_failed")
+
+    async def _keep_rates(self, pool: Pool, epoch: int, stop: asyncio.Event) -> None:
+        if self.settings.has_market_rates:
+            await Poller(self.settings, pool, epoch).run(stop)
 
     async def _begin(self, pool: Pool, rpc: BitcoindRpc, stop: asyncio.Event) -> bool:
         """Refuse another chain than the one we know; on the first start, begin at the node's tip.

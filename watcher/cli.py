@@ -19,6 +19,8 @@ from watcher.runtime.config import Settings
 from watcher.runtime.errors import PaywatchError
 from watcher.settings_flags import DATABASE, reference, with_settings
 
+RATES = ("database_url", "fixed_rate", "rate_sources", "rate_sources_min")
+
 Json = Annotated[bool, typer.Option("--json", help="JSON, for programs.")]
 
 
@@ -30,11 +32,13 @@ app = _group("A self-hosted Bitcoin payment watcher and notifier.")
 db = _group("The database's schema.")
 key = _group("Keys of the API.")
 descriptor = _group("Descriptors: which addresses were given out, and which may be next.")
+rate = _group("Rates: what a bitcoin costs, and who says so.")
 config = _group("Settings.")
 chain = _group("The chain that is followed.")
 app.add_typer(db, name="db")
 app.add_typer(key, name="key")
 app.add_typer(descriptor, name="descriptor")
+app.add_typer(rate, name="rate")
 app.add_typer(config, name="config")
 app.add_typer(chain, name="chain")
 
@@ -301,6 +305,21 @@ def _descriptor_skip(
     return 0
 
 
+def _rate_show(
+    settings: Settings,
+    *,
+    currency: Annotated[str | None, typer.Argument(metavar="[CURRENCY]", help="Such as EUR. Default: all.")] = None,
+    as_json: Json = False,
+) -> int:
+    """Show the rates that new invoices get, how old they are, and what each source said. Exits 1 without a rate."""
+    from watcher.rates import shown
+
+    lines = asyncio.run(shown(settings, currency and currency.upper()))
+    for line in lines:
+        _say(line.document, line.text, as_json)
+    return 0 if lines and all(line.is_good for line in lines) else 1
+
+
 app.command("watcher")(with_settings(_watcher))
 app.command("api")(with_settings(_api))
 app.command("notifier")(with_settings(_notifier))
@@ -311,6 +330,7 @@ db.command("upgrade")(with_settings(_db_upgrade, DATABASE))
 db.command("status")(with_settings(_db_status, DATABASE))
 key.command("create")(with_settings(_key_create, DATABASE))
 chain.command("accept-gap")(with_settings(_chain_accept_gap))
+rate.command("show")(with_settings(_rate_show, RATES))
 descriptor.command("list")(with_settings(_descriptor_list, ("database_url", "gap_limit")))
 descriptor.command("export")(with_settings(_descriptor_export, DATABASE))
 descriptor.command("skip")(with_settings(_descriptor_skip))

@@ -11,13 +11,15 @@ from watcher.bitcoind.client import node_client, second_node_client
 from watcher.bitcoind.rpc import BitcoindRpc, ChainInfo, ZmqNotification
 from watcher.bitcoind.zmq import TOPICS, shortcoming
 from watcher.descriptors import shown
+from watcher.prices.poller import ask, check_currencies, limits_of
+from watcher.prices.sources import asking, from_settings
 from watcher.rules.health import ENDING, WORKING, Health
 from watcher.rules.pruning import Pruning
 from watcher.runtime import migrate
 from watcher.runtime.config import Settings
 from watcher.runtime.db import Connection, connect
 from watcher.runtime.errors import PaywatchError
-from watcher.store import chain, gaps
+from watcher.store import chain, gaps, rates
 from watcher.store.descriptors import counters
 
 SEE_HEALTH = "docs/operate.md, Health, says of each state what to do"
@@ -39,7 +41,7 @@ async def examine(settings: Settings) -> AsyncIterator[Finding]:
     """Look at everything, in the order in which one thing rests on another."""
     yield Finding("settings", ok=True, detail="are complete and valid")
     yield _state(settings.state_directory)
-    for part in (_database(settings), _node(settings), _pruning(settings), _second_node(settings)):
+    for part in (_database(settings), _node(settings), _pruning(settings), _second_node(settings), _rates(settings)):
         async for finding in part:
             yield finding
             if not finding.ok:
@@ -170,6 +172,42 @@ async def _second_node(settings: Settings) -> AsyncIterator[Finding]:
     first = info.prune_height or 0
     found = f"the node at {settings.second_bitcoind_url} is on {info.chain} and has blocks {first} to {info.blocks}"
     yield Finding("second", info.chain == settings.network, found, "name a node of our network by second_bitcoind_url")
+
+
+async def _rates(settings: Settings) -> AsyncIterator[Finding]:
+    """What the sources say now, whatever the watcher made of them; nothing where there is only a fixed rate."""
+    if not settings.has_market_rates:
+        return
+    try:
+        check_currencies(settings)
+        currencies = await _currencies(settings)
+    except PaywatchError as error:
+        yield _failed("rates", error)
+        return
+    sources, limits = from_settings(settings), limits_of(settings)
+    async with asking() as session:
+        found = [(await ask(session, sources, currency, limits)).combined for currency in currencies]
+    told = "; ".join(
+        f"{currency}: {f'{one.rate.normalize():f} ({one.source})' if one.rate else one.reason}"
+        for currency, one in zip(currencies, found, strict=True)
+    )
+    hint = "docs/operate.md, Rates, says what sources are asked for, and what to do when too few can be used"
+    yield Finding("rates", all(one.rate for one in found), told or "no currency is asked for yet", hint)
+
+
+async def _currencies(settings: Settings) -> list[str]:
+    """Those of the settings, and of the projects if the database tells."""
+    try:
+        connection = await connect(settings.database_url, "paywatch-doctor")
+    except PaywatchError:
+        return sorted({*settings.rate_currencies})
+    try:
+        await migrate.check(connection)
+        return await rates.wanted(connection, settings.rate_currencies)
+    except PaywatchError:
+        return sorted({*settings.rate_currencies})
+    finally:
+        await connection.close()
 
 
 def _failed(name: str, error: PaywatchError) -> Finding:

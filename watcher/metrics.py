@@ -40,6 +40,14 @@ REORG_DEPTH = Histogram(
     "paywatch_reorg_depth_blocks", "Blocks that a reorganisation took back.", buckets=(1, 2, 3, 6, 10, 20, 50, 100)
 )
 TRANSITIONS = Counter("paywatch_invoice_transitions_total", "Changes of status that were told.", ["from", "to"])
+RATE_ACCEPTED = Gauge(
+    "paywatch_rate_accepted_timestamp_seconds",
+    "When a rate of the currency was last accepted; 0: never. Only where rate_sources are asked.",
+    ["currency"],
+)
+RATE_READINGS = Counter(
+    "paywatch_rate_readings_total", "What sources said, by what became of it.", ["source", "verdict"]
+)
 DETECTION_SECONDS = Histogram(
     "paywatch_payment_detection_seconds",
     "From the ZMQ message about a payment until its event is stored.",
@@ -67,6 +75,11 @@ def show_tip(height: int, mined_at: datetime) -> None:
     WATCHER_BLOCKS.set(height)
     LAG_BLOCKS.set(0)
     LAST_BLOCK.set(mined_at.timestamp())
+
+
+def show_rate(currency: str, accepted_at: datetime | None) -> None:
+    """When a rate was last accepted; None: never."""
+    RATE_ACCEPTED.labels(currency).set(0 if accepted_at is None else accepted_at.timestamp())
 
 
 def count_reorg(depth_blocks: int) -> None:

@@ -21,7 +21,7 @@ NAMES = [rule["alert"] for rule in RULES]
 def test_there_is_a_rule_for_each_thing_that_can_go_wrong() -> None:
     assert {
         "PaywatchNodeDown", "PaywatchWatcherBehind", "PaywatchZmqGap", "PaywatchNotificationsLate",
-        "PaywatchWatcherNotReady", "PaywatchPruningIsNear",
+        "PaywatchWatcherNotReady", "PaywatchPruningIsNear", "PaywatchRateOld",
     } == {*NAMES}  # fmt: skip
     assert len(NAMES) == len(set(NAMES))
 

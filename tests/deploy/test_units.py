@@ -100,10 +100,17 @@ def test_on_one_machine_each_has_a_port_for_its_metrics(tmp_path: Path) -> None:
 
 
 def test_the_commented_examples_are_settings(tmp_path: Path) -> None:
+    """All at once, but for the two ways to have rates."""
     text = re.sub(r"^# (\w+ = )", r"\1", (DEPLOY / "paywatch.example.toml").read_text(), flags=re.MULTILINE)
-    (tmp_path / "all.toml").write_text(text)
-    settings = load({"config": str(tmp_path / "all.toml"), "database_url": "postgresql://db/paywatch"}, {})
-    assert (settings.fixed_rate, settings.allow_targets) == (50_000, ("10.1.2.0/24",))
+    without = {name: re.sub(f"^{name} = .*$", "", text, flags=re.MULTILINE) for name in ("fixed_rate", "rate_sources")}
+    market, fixed = [_settings_of(tmp_path, one) for one in without.values()]
+    assert (market.rate_sources, market.fixed_rate) == (("kraken", "coinbase", "bitstamp"), None)
+    assert (fixed.fixed_rate, fixed.allow_targets) == (50_000, ("10.1.2.0/24",))
+
+
+def _settings_of(directory: Path, text: str) -> Settings:
+    (directory / "all.toml").write_text(text)
+    return load({"config": str(directory / "all.toml"), "database_url": "postgresql://db/paywatch"}, {})
 
 
 @pytest.mark.regtest

@@ -329,6 +329,9 @@ CREATE TABLE public.quote (
     rate numeric NOT NULL,
     source text NOT NULL,
     quoted_at timestamp with time zone NOT NULL,
+    held_until timestamp with time zone,
+    evidence jsonb DEFAULT '[]'::jsonb NOT NULL,
+    CONSTRAINT quote_check CHECK ((held_until >= quoted_at)),
     CONSTRAINT quote_currency_check CHECK ((currency ~ '^[A-Z]{3}$'::text)),
     CONSTRAINT quote_rate_check CHECK ((rate > (0)::numeric))
 );
@@ -339,6 +342,16 @@ ALTER TABLE public.quote ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
     NO MINVALUE
     NO MAXVALUE
     CACHE 1
+);
+CREATE TABLE public.rate (
+    currency text NOT NULL,
+    quote_id bigint,
+    reason text NOT NULL,
+    checked_at timestamp with time zone NOT NULL,
+    evidence jsonb NOT NULL,
+    seen jsonb NOT NULL,
+    CONSTRAINT rate_check CHECK (((quote_id IS NULL) = (reason <> ''::text))),
+    CONSTRAINT rate_currency_check CHECK ((currency ~ '^[A-Z]{3}$'::text))
 );
 CREATE TABLE public.schema_migration (
     number integer NOT NULL,
@@ -459,6 +472,8 @@ ALTER TABLE ONLY public.project_secret
     ADD CONSTRAINT project_secret_pkey PRIMARY KEY (project_id, key_number);
 ALTER TABLE ONLY public.quote
     ADD CONSTRAINT quote_pkey PRIMARY KEY (id);
+ALTER TABLE ONLY public.rate
+    ADD CONSTRAINT rate_pkey PRIMARY KEY (currency);
 ALTER TABLE ONLY public.schema_migration
     ADD CONSTRAINT schema_migration_pkey PRIMARY KEY (number);
 ALTER TABLE ONLY public.test_confirmation
@@ -548,6 +563,8 @@ ALTER TABLE ONLY public.project
     ADD CONSTRAINT project_descriptor_id_fkey FOREIGN KEY (descriptor_id) REFERENCES public.descriptor(id);
 ALTER TABLE ONLY public.project_secret
     ADD CONSTRAINT project_secret_project_id_fkey FOREIGN KEY (project_id) REFERENCES public.project(id);
+ALTER TABLE ONLY public.rate
+    ADD CONSTRAINT rate_quote_id_fkey FOREIGN KEY (quote_id) REFERENCES public.quote(id);
 ALTER TABLE ONLY public.test_confirmation
     ADD CONSTRAINT test_confirmation_invoice_id_fkey FOREIGN KEY (invoice_id) REFERENCES public.invoice(id);
 ALTER TABLE ONLY public.timeline

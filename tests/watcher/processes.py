@@ -1,4 +1,4 @@
-"""The watcher as a process of its own, configured as an operator would, its log in a file."""
+"""The watcher, or another role, as a process of its own, configured as an operator would, its log in a file."""
 
 import json
 import os
@@ -22,7 +22,7 @@ async def watcher_processes(node: Node, database_url: str, directory: Path) -> A
     """Start a watcher of node and database, with other settings where they are given; '' leaves one out."""
     begun: list[Child] = []
 
-    def run(**settings: str) -> Child:
+    def run(role: str = "watcher", **settings: str) -> Child:
         wanted = {
             "database_url": database_url, "network": "regtest", "bitcoind_url": node.rpc_url,
             "bitcoind_user": node.rpc_user, "bitcoind_password": node.rpc_password,
@@ -31,8 +31,8 @@ async def watcher_processes(node: Node, database_url: str, directory: Path) -> A
         environment = {name: value for name, value in os.environ.items() if not name.startswith("PAYWATCH_")}
         environment |= {f"PAYWATCH_{name.upper()}": value for name, value in wanted.items()}
         environment |= {"PYTHONPATH": str(Path(__file__).parents[2])}
-        log = directory / f"watcher-{len(begun)}.log"
-        begun.append(Child([sys.executable, "-m", "watcher.cli", "watcher"], log, env=environment))
+        log = directory / f"{role}-{len(begun)}.log"
+        begun.append(Child([sys.executable, "-m", "watcher.cli", role], log, env=environment))
         return begun[-1]
 
     try:

@@ -65,6 +65,12 @@ async def test_another_network(start: Start):
     assert "--network" in hint
 
 
+async def test_a_currency_that_does_not_exist(start: Start):
+    exit_code, error, hint = await refused(start(rate_sources="kraken,coinbase", rate_currencies="USD,EUX"))
+    assert (exit_code, error) == (78, "rate_currencies: there is no currency EUX")
+    assert "ISO 4217" in hint
+
+
 async def test_no_login(start: Start):
     exit_code, error, hint = await refused(start(bitcoind_user="", bitcoind_password=""))
     assert (exit_code, error) == (78, "there is no login for bitcoind")

@@ -8,6 +8,8 @@ import pytest
 from regtest.chain import Chain
 from regtest.node import Node
 from regtest.wait import free_port
+from tests.support import add_project
+from tests.watcher.prices.tickers import serving
 from tests.watcher.test_cli import paywatch
 from watcher.bitcoind.rpc import ChainInfo, ZmqNotification
 from watcher.doctor import Finding, _kept, _zmq, examine
@@ -106,6 +108,31 @@ async def test_too_many_unpaid_addresses_in_a_row(settings, pool):
     assert not finding.ok
     assert "at most 21 addresses" in finding.detail
     assert "paywatch descriptor export" in finding.hint
+
+
+async def test_the_sources_of_rates_are_asked(settings, pool):
+    """What they say now, for the currencies of projects and settings; with nothing but a fixed rate, nobody."""
+    await add_project(pool, [])
+    async with serving() as tickers:
+        market = {"rate_sources": "url,fixed", "fixed_rate": "50000", "rate_currencies": "USD"}
+        market |= {"rate_url": tickers.url, "rate_pointer": tickers.pointer}
+        finding = (await findings(settings(**market)))["rates"]
+        assert finding.ok
+        assert finding.detail == "EUR: 50000.05 (url, fixed); USD: 50000.05 (url, fixed)"
+        tickers.prices["url"] = "500001"
+        finding = (await findings(settings(**market)))["rates"]
+        assert not finding.ok
+        assert "EUR: 0 of 2 sources can be used, 2 are needed (url: 81.82 % off the median" in finding.detail
+        assert "docs/operate.md, Rates" in finding.hint
+        tickers.prices["url"] = "50000"
+        gone = settings(**market, database_url=f"postgresql://u:p@127.0.0.1:{free_port()}/x")
+        assert (await findings(gone))["rates"].detail == "USD: 50000 (url, fixed)"
+
+
+async def test_a_currency_that_does_not_exist_is_told(settings):
+    market = {"rate_sources": "kraken,coinbase", "rate_currencies": "EUX"}
+    finding = (await findings(settings(**market)))["rates"]
+    assert (finding.ok, finding.detail) == (False, "rate_currencies: there is no currency EUX")
 
 
 async def test_without_a_node(settings):

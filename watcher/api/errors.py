@@ -63,9 +63,9 @@ def unprocessable(complaints: Sequence[tuple[str, str]]) -> Problem:
     return Problem(422, detail, errors=[{"field": field, "message": message} for field, message in complaints])
 
 
-def unavailable(detail: str) -> Problem:
+def unavailable(detail: str, after_seconds: int = RETRY_AFTER_SECONDS) -> Problem:
     """503: the same request may work soon."""
-    return Problem(503, detail, {"Retry-After": str(RETRY_AFTER_SECONDS)})
+    return Problem(503, detail, {"Retry-After": str(after_seconds)})
 
 
 @contextmanager

@@ -1,18 +1,21 @@
 """`/livez`: the process answers. `/readyz`: what it needs works too; `?verbose` says what does and what does not."""
 
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any
 
 from aiohttp import web
 
 from watcher.api.dispatch import CONTEXT, JSON, encoded
 from watcher.api.errors import RETRY_AFTER_SECONDS, Problem
+from watcher.prices.quotes import why_not
 from watcher.rules.health import ENDING, WORKING
 from watcher.rules.pruning import Pruning
 from watcher.runtime import migrate
+from watcher.runtime.config import Settings
 from watcher.runtime.db import PASSING_ERRORS, Pool, Row
 from watcher.runtime.errors import PaywatchError
-from watcher.store import gaps
+from watcher.store import gaps, rates
 
 _WATCHER = """
 SELECT health, health_detail, lease_until > now() AS is_active, tip_height, node_height, prune_height,
@@ -43,7 +46,7 @@ async def livez(_request: web.Request) -> web.Response:
 async def readyz(request: web.Request) -> web.Response:
     """Ready, or a problem 503 that names what is not."""
     context = request.app[CONTEXT]
-    checks = await _checks(context.pool, context.settings.reorg_limit_blocks)
+    checks = await _checks(context.pool, context.settings)
     shown = {"checks": [check.document() for check in checks]} if "verbose" in request.query else {}
     failed = [check for check in checks if not check.ok]
     if failed:
@@ -52,15 +55,17 @@ async def readyz(request: web.Request) -> web.Response:
     return web.Response(body=encoded({"status": "ok", **shown}), content_type=JSON)
 
 
-async def _checks(pool: Pool, reorg_limit_blocks: int) -> list[Check]:
-    """Database, schema, watcher; none behind one that failed can be asked."""
+async def _checks(pool: Pool, settings: Settings) -> list[Check]:
+    """Database, schema, watcher, rates; none behind one that failed can be asked."""
     checks: list[Check] = []
     try:
         await pool.fetchval("SELECT 1")
         checks.append(Check("database", ok=True, detail="answers"))
         await migrate.check(pool)
         checks.append(Check("schema", ok=True, detail="is the one that this program needs"))
-        checks.append(await _watcher(pool, reorg_limit_blocks))
+        checks.append(await _watcher(pool, settings.reorg_limit_blocks))
+        if settings.has_market_rates:
+            checks.append(_rates(await rates.every(pool), datetime.now(UTC)))
     except PASSING_ERRORS:
         return [Check("database", ok=False, detail="does not answer")]
     except PaywatchError as error:
@@ -98,3 +103,19 @@ async def _members(pool: Pool, row: Row, reorg_limit_blocks: int) -> dict[str, A
         "pruneMarginBlocks": pruning.margin_blocks if pruning else None,
         "warnings": warnings,
     }
+
+
+def _rates(known: list[rates.Rate], now: datetime) -> Check:
+    """The rates. What is wrong with them is a warning: payments are judged without them, and BTC invoices made."""
+    refusals = {rate.currency: refusal for rate in known if (refusal := why_not(rate, rate.currency, now))}
+    shown = [
+        {
+            "currency": rate.currency,
+            "rate": f"{rate.quote.rate.normalize():f}" if rate.quote and rate.currency not in refusals else None,
+            "ageSeconds": max(0, round((now - rate.quote.quoted_at).total_seconds(), 1)) if rate.quote else None,
+        }
+        for rate in known
+    ]
+    warnings = [f"no invoices in {currency}: {refusal}" for currency, refusal in refusals.items()]
+    detail = f"{len(known) - len(refusals)} of {len(known)} currencies have one"
+    return Check("rates", ok=True, detail=detail, members={"rates": shown, "warnings": warnings})

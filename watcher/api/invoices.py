@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
 from decimal import Decimal
+from fractions import Fraction
 from typing import Any
 
 from watcher import confirmation
@@ -13,11 +14,11 @@ from watcher.api.dispatch import Answer, Call, Context
 from watcher.api.errors import about, conflict, not_found, unavailable, unprocessable
 from watcher.api.projects import check_decimals
 from watcher.api.schemas.requests import InvoicePage, LinePage, NewInvoice, Nothing
-from watcher.prices.sources import current_quote
+from watcher.prices.quotes import NoRate, current_quote
 from watcher.rules.money import BTC, MAX_SAT, SAT_PER_BTC, due_sat, exact_value
 from watcher.rules.payloads import invoice_document
 from watcher.rules.policy import Requirement, cap_sat, requirement
-from watcher.rules.record import Invoice
+from watcher.rules.record import Invoice, Quote
 from watcher.rules.types import Terms
 from watcher.runtime.db import Connection
 from watcher.runtime.ids import new_id
@@ -31,7 +32,7 @@ METADATA_BYTES_MAX = 4096
 async def create(call: Call[NewInvoice, Nothing]) -> Answer:
     """Make an invoice: one transaction, and no question to the node as long as derived addresses are left."""
     project = await _project(call)
-    new = _new(call, project)
+    new = await _new(call, project)
     while True:
         try:
             return await _write(call, project, new)
@@ -55,14 +56,12 @@ async def _project(call: Call[NewInvoice, Nothing]) -> Project:
     return project
 
 
-def _new(call: Call[NewInvoice, Nothing], project: Project) -> invoices.NewInvoice:
+async def _new(call: Call[NewInvoice, Nothing], project: Project) -> invoices.NewInvoice:
     """The invoice but for its address. Raises `Problem` for what the schema cannot say, 503 without a rate."""
     body, settings = call.body, call.context.settings
     amount = Decimal(body.amount)
     check_decimals("amount", amount, body.currency)
-    quote = current_quote(settings, body.currency, call.now)
-    if quote is None and body.currency != BTC:
-        raise unavailable(f"there is no rate for {body.currency} at the moment; BTC invoices can be made")
+    quote = await _quote(call)
     amount_due_sat = due_sat(amount, body.currency, quote.rate if quote else None)
     if amount_due_sat > MAX_SAT:
         raise unprocessable([("amount", "is more than the 21 million bitcoin that there will be")])
@@ -70,7 +69,8 @@ def _new(call: Call[NewInvoice, Nothing], project: Project) -> invoices.NewInvoi
     if body.notification_url is not None:
         with about("notificationUrl"):
             check_url(body.notification_url, settings.allow_http_targets, settings.allow_targets)
-    required = _required(call, project, amount, amount_due_sat)
+    project_quote = await _project_quote(call, project, quote)
+    required = _required(call, project, amount_due_sat, project_quote)
     return invoices.NewInvoice(
         id=new_id("inv"),
         project_id=project.id,
@@ -85,14 +85,36 @@ def _new(call: Call[NewInvoice, Nothing], project: Project) -> invoices.NewInvoi
         metadata=body.metadata or {},
         endpoint_id=None,
         created_at=call.now.replace(microsecond=0),
-        terms=_terms(call, project, amount_due_sat, required.confirmations),
+        terms=_terms(call, project, amount_due_sat, required.confirmations, project_quote),
         required_reasons=required.reasons,
     )
 
 
-def _terms(call: Call[NewInvoice, Nothing], project: Project, amount_due_sat: int, confirmations: int) -> Terms:
-    """What the project's policy of this moment makes of the amount."""
-    policy, quote = project.policy, current_quote(call.context.settings, project.currency, call.now)
+async def _quote(call: Call[NewInvoice, Nothing]) -> Quote | None:
+    """The quote that the invoice locks; None for BTC. Raises `Problem` 503, with the reason, without a rate."""
+    context, currency = call.context, call.body.currency
+    try:
+        return await current_quote(context.settings, context.pool, currency, call.now)
+    except NoRate as error:
+        detail = f"there is no rate for {currency} at the moment, but BTC invoices can be made: {error.message}"
+        raise unavailable(detail, context.settings.rate_interval_seconds) from None
+
+
+async def _project_quote(call: Call[NewInvoice, Nothing], project: Project, quote: Quote | None) -> Quote | None:
+    """What the amount is compared at with the project's limits; None in a project in BTC, and without a rate."""
+    if project.currency == call.body.currency:
+        return quote
+    try:
+        return await current_quote(call.context.settings, call.context.pool, project.currency, call.now)
+    except NoRate:
+        return None
+
+
+def _terms(
+    call: Call[NewInvoice, Nothing], project: Project, amount_due_sat: int, confirmations: int, quote: Quote | None
+) -> Terms:
+    """What the project's policy of this moment makes of the amount; `quote` is in the project's currency."""
+    policy = project.policy
     return Terms(
         amount_due_sat,
         call.now.replace(microsecond=0) + timedelta(seconds=call.body.expires_in),
@@ -105,16 +127,17 @@ def _terms(call: Call[NewInvoice, Nothing], project: Project, amount_due_sat: in
     )
 
 
-def _required(call: Call[NewInvoice, Nothing], project: Project, amount: Decimal, amount_due_sat: int) -> Requirement:
-    """The confirmations that it needs, its amount compared in the project's currency."""
+def _required(
+    call: Call[NewInvoice, Nothing], project: Project, amount_due_sat: int, quote: Quote | None
+) -> Requirement:
+    """The confirmations that it needs, its amount compared in the project's currency, which `quote` is in."""
+    amount: Decimal | Fraction | None = None
     if project.currency == BTC:
         amount = Decimal(amount_due_sat) / SAT_PER_BTC
-    elif project.currency != call.body.currency:
-        quote = current_quote(call.context.settings, project.currency, call.now)
-        if quote is None:
-            return requirement(project.policy, project.currency, None, call.body.confirmations)
-        exact = exact_value(amount_due_sat, quote.rate)
-        return requirement(project.policy, project.currency, exact, call.body.confirmations)
+    elif project.currency == call.body.currency:
+        amount = Decimal(call.body.amount)
+    elif quote is not None:
+        amount = exact_value(amount_due_sat, quote.rate)
     return requirement(project.policy, project.currency, amount, call.body.confirmations)
 
 
@@ -149,7 +172,7 @@ async def _write(call: Call[NewInvoice, Nothing], project: Project, new: invoice
 
 def _record(new: invoices.NewInvoice, created: invoices.Created, url: str | None) -> Invoice:
     """The invoice as reading it back would give it."""
-    quote = replace(new.quote, quoted_at=created.quoted_at) if new.quote and created.quoted_at else None
+    quote = replace(new.quote, quoted_at=created.quoted_at) if new.quote and created.quoted_at else new.quote
     return Invoice(
         new.id, new.project_id, new.test, new.amount, new.currency, quote, created.address, created.script_pubkey,
         new.reference, new.description, new.redirect_url, url, new.metadata, new.created_at,

@@ -73,6 +73,7 @@ def invoice_document(invoice: Invoice, tip_height: int, base_url: str) -> dict[s
         "rate": rate_text(invoice),
         "rateSource": invoice.quote.source if invoice.quote else None,
         "rateAt": time_text(invoice.quote.quoted_at) if invoice.quote else None,
+        "rateEvidence": list(invoice.quote.evidence) if invoice.quote else [],
         "address": invoice.address,
         "bip21": bip21(invoice, remaining_sat or terms.amount_due_sat),
         "paymentUrl": f"{base_url}/pay/{invoice.id}",

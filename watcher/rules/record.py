@@ -16,6 +16,8 @@ class Quote:
     rate: Decimal
     source: str
     quoted_at: datetime
+    evidence: tuple[dict[str, Any], ...] = ()  # `rules.rates.Evidence` of each source; none for a fixed rate
+    id: int | None = field(default=None, compare=False)  # of its row, if it has one already
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,7 +31,7 @@ USUAL_VERSIONS = (1, 2)
 LOCK_TIME_IS_TIME = 500_000_000
 
 
-class Verdict(StrEnum):
+class RiskVerdict(StrEnum):
     """What a factor says about accepting a payment unconfirmed, in the order of rising risk."""
 
     OK = "ok"
@@ -40,7 +40,7 @@ class Verdict(StrEnum):
     AGAINST = "against"
 
 
-_RANKS = {verdict: rank for rank, verdict in enumerate(Verdict)}
+_RANKS = {verdict: rank for rank, verdict in enumerate(RiskVerdict)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +78,7 @@ class Factor:
     """One thing that was looked at, and what it says."""
 
     name: str
-    verdict: Verdict
+    verdict: RiskVerdict
     value: str | None  # None: not known
     reason: str
     txid: str | None  # of a payment, as people write it; None: it is about the invoice
@@ -97,7 +97,7 @@ class Circumstances:
     cap_sat: int | None  # of both together; None: there is no cap
 
 
-Said = tuple[Verdict, str | None, str]  # verdict, value, reason
+Said = tuple[RiskVerdict, str | None, str]  # verdict, value, reason
 
 NODE = "node"
 
@@ -129,7 +129,7 @@ def to_json(what: Measurement | Factor) -> dict[str, Any]:
 
 def factor_of_json(stored: Mapping[str, Any]) -> Factor:
     """The inverse of `to_json`."""
-    return Factor(**{**stored, "verdict": Verdict(stored["verdict"])})
+    return Factor(**{**stored, "verdict": RiskVerdict(stored["verdict"])})
 
 
 def _factor(name: str, said: Said, txid: bytes | None, around: Circumstances) -> Factor:
@@ -138,8 +138,8 @@ def _factor(name: str, said: Said, txid: bytes | None, around: Circumstances) ->
     The state of the node raises nothing: what it holds back is accepted when the node can be trusted again.
     """
     verdict, value, reason = said
-    is_bad = verdict is Verdict.AGAINST or (
-        verdict is Verdict.UNKNOWN and around.network not in CHAINS_WITHOUT_PEERS
+    is_bad = verdict is RiskVerdict.AGAINST or (
+        verdict is RiskVerdict.UNKNOWN and around.network not in CHAINS_WITHOUT_PEERS
     )  # fmt: skip
     return Factor(name, verdict, value, reason, txid[::-1].hex() if txid else None, raises=is_bad and name != NODE)
 
@@ -149,27 +149,27 @@ def _factor(name: str, said: Said, txid: bytes | None, around: Circumstances) ->
 
 def _node(around: Circumstances) -> Said:
     if around.mempool_is_trusted:
-        return Verdict.OK, "trusted", "the node is synchronised and hears of what the network does"
-    return Verdict.AGAINST, "not trusted", "the node may be cut off from the network: accepted when it no longer is"
+        return RiskVerdict.OK, "trusted", "the node is synchronised and hears of what the network does"
+    return RiskVerdict.AGAINST, "not trusted", "the node may be cut off from the network: accepted when it no longer is"
 
 
 def _earlier_conflict(around: Circumstances) -> Said:
     if not around.conflict_seen:
-        return Verdict.OK, "none", "no payment of the invoice was replaced or double-spent"
-    return Verdict.AGAINST, "seen", "an earlier payment of the invoice was replaced or double-spent"
+        return RiskVerdict.OK, "none", "no payment of the invoice was replaced or double-spent"
+    return RiskVerdict.AGAINST, "seen", "an earlier payment of the invoice was replaced or double-spent"
 
 
 def _unconfirmed_total(around: Circumstances) -> Said:
     if around.cap_sat is None:
-        return Verdict.OK, None, "the project sets no cap on its accepted unconfirmed money"
+        return RiskVerdict.OK, None, "the project sets no cap on its accepted unconfirmed money"
     cap = f"the project's cap of {btc_text(around.cap_sat)} BTC on accepted unconfirmed money"
     if around.accepted_sat is None:
-        return Verdict.UNKNOWN, None, f"it is not known how much of {cap} is left"
+        return RiskVerdict.UNKNOWN, None, f"it is not known how much of {cap} is left"
     total_sat = around.accepted_sat + around.unconfirmed_sat
     value = f"{btc_text(total_sat)} BTC"
     if total_sat > around.cap_sat:
-        return Verdict.AGAINST, value, f"with this invoice it would be above {cap}"
-    return Verdict.OK, value, f"with this invoice it is within {cap}"
+        return RiskVerdict.AGAINST, value, f"with this invoice it would be above {cap}"
+    return RiskVerdict.OK, value, f"with this invoice it is within {cap}"
 
 
 _OF_INVOICE: dict[str, Callable[[Circumstances], Said]] = {
@@ -195,14 +195,14 @@ def _worst(
     return max(factors, key=lambda factor: _RANKS[factor.verdict])
 
 
-_NOT_MEASURED: Said = Verdict.UNKNOWN, None, "it was not measured when it was new"
+_NOT_MEASURED: Said = RiskVerdict.UNKNOWN, None, "it was not measured when it was new"
 
 
 def _mempool_minimum(measured: Measurement, _around: Circumstances) -> Said:
     minimum, value = _text(Fraction(measured.min_feerate_sat_kvb, 1000)), _feerate(measured)
     if _pays(measured, measured.min_feerate_sat_kvb):
-        return Verdict.OK, value, f"it pays at least the {minimum} sat/vB that the node's mempool asks for"
-    return Verdict.AGAINST, value, f"the node's mempool asks for {minimum} sat/vB, and may drop it"
+        return RiskVerdict.OK, value, f"it pays at least the {minimum} sat/vB that the node's mempool asks for"
+    return RiskVerdict.AGAINST, value, f"the node's mempool asks for {minimum} sat/vB, and may drop it"
 
 
 def _next_blocks(measured: Measurement, _around: Circumstances) -> Said:
@@ -210,22 +210,26 @@ def _next_blocks(measured: Measurement, _around: Circumstances) -> Said:
     is_nearly_empty = measured.mempool_vsize < NEARLY_EMPTY_VSIZE
     if estimate is None:
         if is_nearly_empty:
-            return Verdict.NEUTRAL, value, "the node has no estimate; little waits, and the next block has room for all"
-        return Verdict.UNKNOWN, value, "the node has no estimate of what the next blocks ask for"
+            return (
+                RiskVerdict.NEUTRAL,
+                value,
+                "the node has no estimate; little waits, and the next block has room for all",
+            )
+        return RiskVerdict.UNKNOWN, value, "the node has no estimate of what the next blocks ask for"
     asked = f"the {_text(Fraction(estimate, 1000))} sat/vB that the next two blocks are estimated to ask for"
     if is_nearly_empty:
-        return Verdict.OK, value, "little waits, and the next block has room for all"
+        return RiskVerdict.OK, value, "little waits, and the next block has room for all"
     if _pays(measured, estimate):
-        return Verdict.OK, value, f"it pays at least {asked}"
-    return Verdict.AGAINST, value, f"it pays less than {asked}"
+        return RiskVerdict.OK, value, f"it pays at least {asked}"
+    return RiskVerdict.AGAINST, value, f"it pays less than {asked}"
 
 
 def _unconfirmed_parents(measured: Measurement, _around: Circumstances) -> Said:
     ancestors = measured.ancestor_count - 1
     if not ancestors:
-        return Verdict.OK, "0", "it spends confirmed coins only"
+        return RiskVerdict.OK, "0", "it spends confirmed coins only"
     return (
-        Verdict.AGAINST,
+        RiskVerdict.AGAINST,
         str(ancestors),
         "it spends unconfirmed coins, and is gone when their transactions are replaced",
     )
@@ -233,31 +237,35 @@ def _unconfirmed_parents(measured: Measurement, _around: Circumstances) -> Said:
 
 def _contested_coins(measured: Measurement, _around: Circumstances) -> Said:
     if not measured.is_contested:
-        return Verdict.OK, "no", "nothing else is known to have spent its coins, or those of its parents"
-    return Verdict.AGAINST, "yes", "another transaction spent one of its coins, or of its parents', before"
+        return RiskVerdict.OK, "no", "nothing else is known to have spent its coins, or those of its parents"
+    return RiskVerdict.AGAINST, "yes", "another transaction spent one of its coins, or of its parents', before"
 
 
 def _size(measured: Measurement, _around: Circumstances) -> Said:
     value = f"{measured.vsize} vB"
     if measured.vsize <= LARGE_VSIZE:
-        return Verdict.OK, value, f"it is not larger than {LARGE_VSIZE} vB"
-    return Verdict.AGAINST, value, f"it is larger than {LARGE_VSIZE} vB: hardly anything can be attached to speed it up"
+        return RiskVerdict.OK, value, f"it is not larger than {LARGE_VSIZE} vB"
+    return (
+        RiskVerdict.AGAINST,
+        value,
+        f"it is larger than {LARGE_VSIZE} vB: hardly anything can be attached to speed it up",
+    )
 
 
 def _lock_time(measured: Measurement, _around: Circumstances) -> Said:
     lock = measured.lock_time
     if not lock:
-        return Verdict.OK, "0", "it is not locked"
+        return RiskVerdict.OK, "0", "it is not locked"
     if lock <= (measured.entered_height if lock < LOCK_TIME_IS_TIME else measured.entered_at):
-        return Verdict.OK, str(lock), "its lock time is over"
-    return Verdict.AGAINST, str(lock), "its lock time is not over: it cannot be in a block before"
+        return RiskVerdict.OK, str(lock), "its lock time is over"
+    return RiskVerdict.AGAINST, str(lock), "its lock time is not over: it cannot be in a block before"
 
 
 def _version(measured: Measurement, _around: Circumstances) -> Said:
     if measured.version in USUAL_VERSIONS:
-        return Verdict.OK, str(measured.version), "it is the version of an ordinary payment"
+        return RiskVerdict.OK, str(measured.version), "it is the version of an ordinary payment"
     return (
-        Verdict.AGAINST,
+        RiskVerdict.AGAINST,
         str(measured.version),
         "it is not the version of an ordinary payment: not all nodes pass it on",
     )
@@ -265,16 +273,20 @@ def _version(measured: Measurement, _around: Circumstances) -> Said:
 
 def _replaceable(measured: Measurement, _around: Circumstances) -> Said:
     if not measured.signals_replacement:
-        return Verdict.OK, "no", "it does not say that it may be replaced; most nodes let it be replaced all the same"
-    return Verdict.NEUTRAL, "yes", "it says that it may be replaced (BIP 125), as any unconfirmed payment may"
+        return (
+            RiskVerdict.OK,
+            "no",
+            "it does not say that it may be replaced; most nodes let it be replaced all the same",
+        )
+    return RiskVerdict.NEUTRAL, "yes", "it says that it may be replaced (BIP 125), as any unconfirmed payment may"
 
 
 def _unbroadcast(measured: Measurement, around: Circumstances) -> Said:
     if not measured.unbroadcast:
-        return Verdict.OK, "no", "a peer has it, or it came from one"
+        return RiskVerdict.OK, "no", "a peer has it, or it came from one"
     if around.network in CHAINS_WITHOUT_PEERS:
-        return Verdict.NEUTRAL, "yes", f"no peer has asked for it yet; a node of {around.network} may have none"
-    return Verdict.AGAINST, "yes", "it was handed to our own node, and no peer has asked for it yet"
+        return RiskVerdict.NEUTRAL, "yes", f"no peer has asked for it yet; a node of {around.network} may have none"
+    return RiskVerdict.AGAINST, "yes", "it was handed to our own node, and no peer has asked for it yet"
 
 
 _OF_PAYMENT: dict[str, Callable[[Measurement, Circumstances], Said]] = {

@@ -4,12 +4,15 @@ Order of precedence: flag > environment > `<NAME>_FILE` (a path in the environme
 An unknown key in the TOML file, an unknown `PAYWATCH_*` variable and an unknown flag are refused.
 """
 
+import ipaddress
 import os
+import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -17,6 +20,11 @@ from watcher.runtime.errors import Misconfigured
 
 PREFIX = "PAYWATCH_"
 CONFIG_FILE = PREFIX + "CONFIG"
+
+CURRENCY, CURRENCY_LOWER = "{currency}", "{currency_lower}"
+"""What `rate_url` and `rate_pointer` have in place of the currency's code, such as EUR and eur."""
+_LISTS = ("allow_targets", "rate_sources", "rate_currencies")
+_POINTER = re.compile(r"(/([^~/]|~[01])*)*")  # RFC 6901
 
 
 class Settings(BaseModel):
@@ -72,7 +80,48 @@ class Settings(BaseModel):
         "not find what is paid behind them. Give the wallet itself a higher one.",
     )
     fixed_rate: Decimal | None = Field(
-        None, gt=0, description="Units of any fiat currency for one bitcoin. Empty: only BTC invoices can be made."
+        None,
+        gt=0,
+        description="Units of any fiat currency for one bitcoin. Empty, and no rate_sources: only BTC invoices can be "
+        "made.",
+    )
+    rate_sources: tuple[Literal["fixed", "kraken", "coinbase", "bitstamp", "url"], ...] = Field(
+        (),
+        description="Where rates come from, separated by commas: kraken, coinbase, bitstamp, url (see rate_url), fixed "
+        "(the fixed_rate, as one of several). The watcher asks them; three are better than two. Empty: fixed_rate "
+        "alone.",
+    )
+    rate_sources_min: int = Field(
+        2,
+        ge=1,
+        le=5,
+        description="So many of rate_sources must agree, or there is no rate, and no fiat invoice can be made.",
+    )
+    rate_currencies: tuple[str, ...] = Field(
+        (),
+        description="Currencies that rate_sources are asked for beside those of the projects, separated by commas, "
+        "such as USD,JPY.",
+    )
+    rate_url: str = Field(
+        "",
+        description="For the source url: where a JSON document has the price of one bitcoin; {currency} stands for the "
+        "currency's code, such as EUR, {currency_lower} for eur. https, but for private addresses.",
+    )
+    rate_pointer: str = Field(
+        "",
+        description="For the source url: the JSON pointer (RFC 6901) of the price in that document, such as "
+        "/data/{currency}/last.",
+    )
+    rate_interval_seconds: int = Field(60, ge=1, le=3600, description="How often rate_sources are asked.")
+    rate_max_age_seconds: int = Field(
+        300,
+        ge=2,
+        le=86400,
+        description="A price that is older, or an answer that has not changed for longer, is not used; at least twice "
+        "rate_interval_seconds.",
+    )
+    rate_max_deviation_percent: Decimal = Field(
+        Decimal(2), gt=0, le=50, description="A price that is further off the median of all, in per cent, is not used."
     )
 
     api_host: str = Field("127.0.0.1", description="Address that the API listens on.")
@@ -98,10 +147,10 @@ class Settings(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _split_lists(cls, values: dict[str, Any]) -> dict[str, Any]:
-        targets = values.get("allow_targets")
-        if isinstance(targets, str):
-            values = {**values, "allow_targets": tuple(part.strip() for part in targets.split(",") if part.strip())}
-        return values
+        given = {name: text for name in _LISTS if isinstance(text := values.get(name), str)}
+        return values | {
+            name: tuple(part.strip() for part in text.split(",") if part.strip()) for name, text in given.items()
+        }
 
     @model_validator(mode="after")
     def _auth_is_named(self) -> Self:
@@ -111,10 +160,68 @@ class Settings(BaseModel):
             raise ValueError("second_bitcoind_user and second_bitcoind_cookie_file exclude each other: set one of them")
         return self
 
+    @model_validator(mode="after")
+    def _rates_make_sense(self) -> Self:
+        if wrong := list(_wrong_rates(self)):
+            raise ValueError("; ".join(wrong))
+        return self
+
+    @property
+    def has_market_rates(self) -> bool:
+        """Whether the watcher asks sources for rates, and does not just take `fixed_rate`."""
+        return any(source != "fixed" for source in self.rate_sources)
+
     @property
     def base_url(self) -> str:
         """The API's address as others see it, without a slash at the end."""
         return (self.public_url or f"http://{self.api_host}:{self.api_port}").rstrip("/")
+
+
+def _wrong_rates(settings: Settings) -> Iterator[str]:
+    """What contradicts itself about rates, and what to write instead."""
+    sources, count, least = settings.rate_sources, len(settings.rate_sources), settings.rate_sources_min
+    wrong = [one for one in settings.rate_currencies if one == "BTC" or not re.fullmatch("[A-Z]{3}", one)]
+    if wrong:
+        yield f"rate_currencies: {', '.join(wrong)} is no fiat currency: write codes such as EUR,USD"
+    if len(set(sources)) < count:
+        yield "rate_sources names a source twice: name each once, since they are counted"
+    if "fixed" in sources and settings.fixed_rate is None:
+        yield "rate_sources names fixed, and fixed_rate is not set: set it, or leave fixed out"
+    if ("url" in sources) != bool(settings.rate_url):
+        yield "the source url in rate_sources and the setting rate_url need each other: set both or neither"
+    elif settings.rate_url:
+        yield from _wrong_url(settings.rate_url, settings.rate_pointer)
+    if settings.has_market_rates and "fixed" not in sources and settings.fixed_rate is not None:
+        yield "fixed_rate is set, and rate_sources does not name fixed: name it too, or leave fixed_rate out"
+    if settings.has_market_rates and count < least:
+        yield f"rate_sources names {count}, and rate_sources_min is {least}: name more, or set rate_sources_min={count}"
+    if settings.rate_max_age_seconds < 2 * settings.rate_interval_seconds:
+        yield "rate_max_age_seconds is less than twice rate_interval_seconds: raise it, or ask more often"
+
+
+def _wrong_url(url: str, pointer: str) -> Iterator[str]:
+    """What is wrong with `rate_url` and `rate_pointer`."""
+    try:
+        parts = urlsplit(url)
+        host, _ = parts.hostname, parts.port
+    except ValueError:
+        host = None
+    if not host or parts.scheme not in ("https", "http") or not re.fullmatch("[!-~]+", url):
+        yield f"rate_url: {url} is no URL: write https://host/path in ASCII, other characters as %XX"
+    elif parts.scheme == "http" and not _is_private(host):
+        yield "rate_url: anybody on the way can change what comes over http: write https://"
+    if not pointer or not _POINTER.fullmatch(pointer):
+        yield f"rate_pointer: {pointer!r} is no JSON pointer: write /a/b for b in a, and ~1 for / and ~0 for ~ in names"
+    if not any(place in url + pointer for place in (CURRENCY, CURRENCY_LOWER)):
+        yield f"neither rate_url nor rate_pointer has {CURRENCY} in it: it would be one rate for all currencies"
+
+
+def _is_private(host: str) -> bool:
+    """A private or loopback address, or a name without dots, as machines on one's own network have."""
+    try:
+        return not ipaddress.ip_address(host).is_global
+    except ValueError:
+        return "." not in host
 
 
 def load(flags: Mapping[str, str], environment: Mapping[str, str] = os.environ) -> Settings:

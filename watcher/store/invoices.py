@@ -38,7 +38,7 @@ class NewInvoice:
 
 @dataclass(frozen=True, slots=True)
 class Created:
-    """What the database added: the address, and when the locked quote was made."""
+    """What the database added: the address, and since when the fixed rate holds that was locked."""
 
     index: int
     script_pubkey: bytes
@@ -46,9 +46,9 @@ class Created:
     quoted_at: datetime | None
 
 
-# One round trip: lock a quote, take the descriptor's next address, write the invoice and its first line. An
-# address that has been paid before is passed over: then there is a row without address, and no invoice. What was
-# shown before a restore ($23) is passed over as a whole.
+# One round trip: lock the fixed rate unless there is a quote ($29), take the descriptor's next address, write the
+# invoice and its first line. An address that has been paid before is passed over: then there is a row without address,
+# and no invoice. What was shown before a restore ($23) is passed over as a whole.
 _CREATE = f"""
 WITH {LOCK}, taken AS (
   UPDATE descriptor SET next_index = greatest(next_index, $23) + 1
@@ -63,8 +63,8 @@ WITH {LOCK}, taken AS (
     redirect_url, metadata, endpoint_id, created_at, expires_at, required_confirmations, required_reasons, judge_at,
     tolerance_under_sat, tolerance_over_sat, eviction_limit_hours, anomaly_confirmations, unconfirmed_cap_sat
   )
-  SELECT $6, $7, $8, $9, $10, $11, (SELECT id FROM quoted), script_pubkey, $12, $13, $14, $15, $16, $17, $18, $19,
-         $20, $21, $24, $25, $26, $27, $28
+  SELECT $6, $7, $8, $9, $10, $11, coalesce($29, (SELECT id FROM quoted)), script_pubkey, $12, $13, $14, $15, $16,
+         $17, $18, $19, $20, $21, $24, $25, $26, $27, $28
   FROM free
   RETURNING id, created_at
 ), noted AS (
@@ -82,14 +82,16 @@ class NoAddressLeft(Transient):
 async def create(connection: Connection, new: NewInvoice, never_below: int = 0) -> Created:
     """Write a new invoice with an address of its own, of index `never_below` or higher. Raises `NoAddressLeft`."""
     quote, terms = new.quote, new.terms
+    fixed = quote if quote is None or quote.id is None else None
     while True:
         row = await connection.fetchrow(
-            _CREATE, new.currency, quote and quote.rate, quote and quote.source, quote and quote.quoted_at,
+            _CREATE, new.currency, fixed and fixed.rate, fixed and fixed.source, fixed and fixed.quoted_at,
             new.descriptor_id, new.id, new.project_id, new.test, new.amount, new.currency, terms.amount_due_sat,
             new.reference, new.description, new.redirect_url, new.metadata, new.endpoint_id, new.created_at,
             terms.expires_at, terms.required_confirmations, list(new.required_reasons), terms.expires_at + EXPIRY_GRACE,
             _first_line(new), never_below, terms.tolerance_under_sat, terms.tolerance_over_sat,
             int(terms.eviction_limit.total_seconds() // 3600), terms.anomaly_confirmations, terms.unconfirmed_cap_sat,
+            quote and quote.id,
         )  # fmt: skip
         if row is None:
             raise NoAddressLeft("no derived address is left")

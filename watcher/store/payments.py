@@ -14,9 +14,11 @@ FROM unnest($1::bytea[], $2::int[], $3::bytea[], $4::bigint[], $5::bool[], $6::t
   AS n(txid, vout, script_pubkey, amount_sat, coinbase, first_seen_at, number)
 LEFT JOIN invoice i ON i.script_pubkey = n.script_pubkey
 LEFT JOIN LATERAL (
-  -- nodes stamp whole seconds, and a quote may be of the second in which the payment came
-  SELECT rate FROM quote WHERE quote.currency = i.currency AND quote.quoted_at < n.first_seen_at + interval '1 s'
-  ORDER BY quote.quoted_at DESC LIMIT 1
+  -- Nodes stamp whole seconds, and a quote may be of the second in which the payment came. One that held no longer then
+  -- is none: rather no rate than a stale one.
+  SELECT CASE WHEN held_until IS NULL OR held_until >= n.first_seen_at THEN quote.rate END AS rate FROM quote
+  WHERE quote.currency = i.currency AND quote.quoted_at < n.first_seen_at + interval '1 s'
+  ORDER BY quote.quoted_at DESC, quote.id DESC LIMIT 1
 ) q ON true
 ORDER BY n.number
 ON CONFLICT DO NOTHING
@@ -36,7 +38,8 @@ async def insert(connection: Connection, arrivals: Iterable[Arrival]) -> None:
 
 _INHERIT = """
 UPDATE payment n SET first_seen_at = least(n.first_seen_at, o.first_seen_at), judged = n.judged OR o.judged,
-  in_closed_set = n.in_closed_set OR o.in_closed_set, rate = coalesce(o.rate, n.rate)
+  in_closed_set = n.in_closed_set OR o.in_closed_set,
+  rate = CASE WHEN o.first_seen_at <= n.first_seen_at THEN o.rate ELSE n.rate END
 FROM (
   SELECT new.txid, new.vout, min(old.first_seen_at) AS first_seen_at, bool_or(old.judged) AS judged,
          bool_or(old.in_closed_set) AS in_closed_set,

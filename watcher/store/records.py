@@ -14,7 +14,7 @@ from watcher.rules.types import BlockId, Payment, Reason, Standing, Status, Term
 from watcher.runtime.db import Connection, Row
 
 _INVOICES = """
-SELECT i.*, a.address, e.url AS notification_url, q.rate, q.source, q.quoted_at
+SELECT i.*, a.address, e.url AS notification_url, q.rate, q.source, q.quoted_at, q.evidence
 FROM invoice i
 JOIN address a USING (script_pubkey)
 LEFT JOIN quote q ON q.id = i.quote_id
@@ -54,7 +54,7 @@ def _invoice(row: Row, payments: tuple[Payment, ...], rates: dict[tuple[bytes, i
         test=row["test"],
         amount=row["amount"],
         currency=row["currency"],
-        quote=Quote(row["currency"], row["rate"], row["source"], row["quoted_at"]) if row["quote_id"] else None,
+        quote=_quote(row) if row["quote_id"] else None,
         address=row["address"],
         script_pubkey=row["script_pubkey"],
         reference=row["reference"],
@@ -80,6 +80,11 @@ def _invoice(row: Row, payments: tuple[Payment, ...], rates: dict[tuple[bytes, i
         payments=payments,
         payment_rates=rates,
     )  # fmt: skip
+
+
+def _quote(row: Row) -> Quote:
+    evidence = tuple(row["evidence"])
+    return Quote(row["currency"], row["rate"], row["source"], row["quoted_at"], evidence, row["quote_id"])
 
 
 def tx_facts(row: Row) -> TxFacts:

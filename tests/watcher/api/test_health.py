@@ -1,12 +1,16 @@
 """What machines ask: whether the process lives, and whether it can work."""
 
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from typing import Any
 
 import pytest
 
 from watcher.api.schemas.answers import Health, Problem
 from watcher.rules import health as states
+from watcher.rules.rates import Combined, Evidence, Verdict
 from watcher.runtime.migrate import migrations
+from watcher.store import rates
 
 WATCHING = (
     "INSERT INTO chain_state (network, genesis_hash, tip_height, tip_hash, health, lease_until) "
@@ -110,6 +114,36 @@ async def test_an_accepted_gap_is_shown_as_long_as_it_exists(pool, watcher):
     earlier, later = (await watcher())["warnings"]
     assert earlier.startswith("blocks 20 to 29 were accepted unread on ")
     assert later == "blocks 30 to 39 were accepted unread on 2026-11-20 because: it was lost"
+
+
+EVIDENCE = (Evidence("kraken", Decimal("50000.10"), datetime.now(UTC), Verdict.USED, "0.00 % off the median"),)
+
+
+async def test_a_currency_without_a_rate_is_a_warning_and_no_failure(pool, ask, context):
+    """Payments are judged without rates, and BTC invoices can be made."""
+    await pool.execute(WATCHING, b"\1" * 32, "ok", 5)
+    market = context.settings.model_copy(update={"fixed_rate": None, "rate_sources": ("kraken", "url")})
+    object.__setattr__(context, "settings", market)
+    now = datetime.now(UTC)
+    good, long_ago = (
+        Combined(Decimal("50000.10"), at + timedelta(seconds=300), "", EVIDENCE)
+        for at in (now, now - timedelta(hours=1))
+    )
+    await rates.note(pool, 0, "EUR", good, {}, now - timedelta(seconds=20))
+    await rates.note(pool, 0, "USD", Combined(None, None, "too few of them", EVIDENCE), {}, now)
+    await rates.note(pool, 0, "JPY", long_ago, {}, now - timedelta(hours=1))
+    status, body, _ = await ask("/readyz?verbose")
+    Health.model_validate(body)
+    check = body["checks"][-1]
+    assert (status, check["name"], check["ok"], check["detail"]) == (200, "rates", True, "1 of 3 currencies have one")
+    eur, jpy, usd = check["rates"]
+    assert (eur["currency"], eur["rate"], jpy["rate"]) == ("EUR", "50000.1", None)
+    assert 20 <= eur["ageSeconds"] < 120
+    assert 3600 <= jpy["ageSeconds"] < 3700
+    assert usd == {"currency": "USD", "rate": None, "ageSeconds": None}
+    jpy_warning, usd_warning = check["warnings"]
+    assert jpy_warning.startswith("no invoices in JPY: the sources were last asked at ")
+    assert usd_warning == "no invoices in USD: too few of them"
 
 
 async def test_what_ended_the_last_watcher_is_told(ask, pool, watcher):

@@ -37,8 +37,9 @@ from watcher.rules.payloads import (
     status_event,
     time_text,
 )
+from watcher.rules.rates import Evidence, Verdict
 from watcher.rules.record import Invoice, Quote
-from watcher.rules.risk import Circumstances, Factor, Verdict, assess
+from watcher.rules.risk import Circumstances, Factor, RiskVerdict, assess
 from watcher.rules.types import Payment, Reason, Status, Terms, TxFacts
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -47,7 +48,11 @@ URL = "https://pay.example"
 TIP = 105
 
 HEAD = EventHead("evt_01JCZ0000000000000000000AA", 2, Status.UNDERPAID, at(61))
-QUOTE = Quote("EUR", Decimal("81000.640"), "kraken", at(-20))
+EVIDENCE = (
+    Evidence("kraken", Decimal("81000.640"), at(-25), Verdict.USED, "0.00 % off the median"),
+    Evidence("coinbase", None, None, Verdict.FAILED, "it answers HTTP 502"),
+)
+QUOTE = Quote("EUR", Decimal("81000.640"), "kraken", at(-20), tuple(one.document() for one in EVIDENCE))
 
 PAID = {
     Status.NEW: was(Status.NEW, Reason.PAYMENT_TAKEN_BACK),
@@ -56,8 +61,10 @@ PAID = {
         was(Status.UNCONFIRMED, Reason.WAITING_FOR_CONFIRMATIONS, 123_456),
         raised_to=1,
         factors=(
-            Factor("unconfirmed_total", Verdict.OK, "0.00123456 BTC", "it is within the cap", None, raises=False),
-            Factor("unconfirmed_parents", Verdict.AGAINST, "2", "it spends unconfirmed coins", "ab" * 32, raises=True),
+            Factor("unconfirmed_total", RiskVerdict.OK, "0.00123456 BTC", "it is within the cap", None, raises=False),
+            Factor(
+                "unconfirmed_parents", RiskVerdict.AGAINST, "2", "it spends unconfirmed coins", "ab" * 32, raises=True
+            ),
         ),
     ),
     Status.CONFIRMED: was(Status.CONFIRMED, Reason.CONFIRMED, 123_456),

@@ -14,7 +14,7 @@ from watcher.rules.risk import (
     Circumstances,
     Factor,
     Measurement,
-    Verdict,
+    RiskVerdict,
     assess,
     factor_of_json,
     reasons,
@@ -22,7 +22,7 @@ from watcher.rules.risk import (
     to_json,
 )
 
-OK, NEUTRAL, UNKNOWN, AGAINST = Verdict
+OK, NEUTRAL, UNKNOWN, AGAINST = RiskVerdict
 TXID = named("A")
 NOW = int(START.timestamp())
 FULL = NEARLY_EMPTY_VSIZE
@@ -91,7 +91,7 @@ def rate(sat: int, vsize: int = 100) -> dict[str, int]:
     ],
 )
 def test_one_fact_about_a_payment_decides_alone(
-    name: str, measured: dict[str, Any], verdict: Verdict, value: str
+    name: str, measured: dict[str, Any], verdict: RiskVerdict, value: str
 ) -> None:
     factors = weighed(a_measurement(**measured))
     factor = factors.pop(name)
@@ -115,7 +115,7 @@ def test_one_fact_about_a_payment_decides_alone(
     ],
 )
 def test_one_fact_about_the_invoice_decides_alone(
-    name: str, differing: dict[str, Any], verdict: Verdict, value: str | None
+    name: str, differing: dict[str, Any], verdict: RiskVerdict, value: str | None
 ) -> None:
     factors = weighed(**differing)
     factor = factors.pop(name)
@@ -225,7 +225,7 @@ def riskier(draw: st.DrawFn, measured: Measurement) -> Measurement:
 def test_a_riskier_fact_never_asks_for_less(data: st.DataObject, measured: Measurement, where: Circumstances) -> None:
     worse = data.draw(riskier(measured))
     before, after = assess([(TXID, measured)], where), assess([(TXID, worse)], where)
-    ranks = list(Verdict)
+    ranks = list(RiskVerdict)
     for one, other in zip(before, after, strict=True):
         assert ranks.index(other.verdict) >= ranks.index(one.verdict), other
     assert required(after) >= required(before)

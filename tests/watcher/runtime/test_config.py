@@ -112,6 +112,88 @@ def test_what_is_wrong_is_named(environment: dict[str, str], message: str):
     assert message in refusal({}, environment)
 
 
+MARKET = DATABASE | {"PAYWATCH_RATE_SOURCES": "kraken, coinbase,bitstamp"}
+URL = DATABASE | {
+    "PAYWATCH_RATE_SOURCES": "kraken,url",
+    "PAYWATCH_RATE_URL": "https://prices.example/v1?of={currency}",
+    "PAYWATCH_RATE_POINTER": "/data/0/a~1b",
+}
+
+
+def test_rates_of_sources():
+    settings = load({}, MARKET | {"PAYWATCH_RATE_CURRENCIES": "USD,JPY"})
+    assert settings.rate_sources == ("kraken", "coinbase", "bitstamp")
+    assert settings.rate_currencies == ("USD", "JPY")
+    assert settings.has_market_rates
+    assert (settings.rate_sources_min, settings.rate_max_age_seconds, settings.rate_interval_seconds) == (2, 300, 60)
+    assert settings.rate_max_deviation_percent == Decimal(2)
+
+
+@pytest.mark.parametrize("sources", ["", "fixed"])
+def test_a_fixed_rate_alone_is_no_market(sources: str):
+    settings = load({}, DATABASE | {"PAYWATCH_RATE_SOURCES": sources, "PAYWATCH_FIXED_RATE": "50000"})
+    assert not settings.has_market_rates
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"PAYWATCH_RATE_URL": "https://prices.example/all", "PAYWATCH_RATE_POINTER": "/{currency}/last"},
+        {"PAYWATCH_RATE_URL": "https://prices.example/{currency_lower}"},
+        {"PAYWATCH_RATE_URL": "http://127.0.0.1:8080/{currency}"},
+        {"PAYWATCH_RATE_URL": "http://[fd00::1]/{currency}"},
+        {"PAYWATCH_RATE_URL": "http://192.168.1.7/{currency}"},
+        {"PAYWATCH_RATE_URL": "http://prices:8080/{currency}"},
+        {"PAYWATCH_RATE_SOURCES": "url", "PAYWATCH_RATE_SOURCES_MIN": "1"},
+        {"PAYWATCH_RATE_SOURCES": "url,fixed", "PAYWATCH_FIXED_RATE": "50000"},
+    ],
+)
+def test_a_source_of_one_s_own(changes: dict[str, str]):
+    assert load({}, URL | changes).has_market_rates
+
+
+@pytest.mark.parametrize(
+    ("environment", "message"),
+    [
+        (MARKET | {"PAYWATCH_RATE_SOURCES": "kraken,coingecko"}, "rate_sources.1: Input should be 'fixed', 'kraken'"),
+        (MARKET | {"PAYWATCH_RATE_SOURCES": "kraken,kraken"}, "rate_sources names a source twice"),
+        (MARKET | {"PAYWATCH_RATE_SOURCES": "kraken"}, "name more, or set rate_sources_min=1"),
+        (MARKET | {"PAYWATCH_RATE_SOURCES_MIN": "4"}, "rate_sources names 3, and rate_sources_min is 4"),
+        (MARKET | {"PAYWATCH_RATE_SOURCES_MIN": "0"}, "rate_sources_min: "),
+        (MARKET | {"PAYWATCH_RATE_SOURCES": "kraken,fixed"}, "fixed_rate is not set: set it, or leave fixed out"),
+        (MARKET | {"PAYWATCH_FIXED_RATE": "50000"}, "name it too, or leave fixed_rate out"),
+        (
+            MARKET | {"PAYWATCH_RATE_SOURCES": "kraken,url"},
+            "url in rate_sources and the setting rate_url need each other",
+        ),
+        (MARKET | {"PAYWATCH_RATE_URL": "https://x/{currency}"}, "need each other"),
+        (
+            MARKET | {"PAYWATCH_RATE_CURRENCIES": "USD,eur"},
+            "rate_currencies: eur is no fiat currency: write codes such",
+        ),
+        (MARKET | {"PAYWATCH_RATE_CURRENCIES": "BTC"}, "rate_currencies: BTC is no fiat currency"),
+        (MARKET | {"PAYWATCH_RATE_INTERVAL_SECONDS": "151"}, "rate_max_age_seconds is less than twice"),
+        (MARKET | {"PAYWATCH_RATE_MAX_DEVIATION_PERCENT": "0"}, "rate_max_deviation_percent: "),
+        (MARKET | {"PAYWATCH_RATE_MAX_DEVIATION_PERCENT": "51"}, "rate_max_deviation_percent: "),
+        (
+            URL | {"PAYWATCH_RATE_URL": "https://prices.example/eur"},
+            "has {currency} in it: it would be one rate for all",
+        ),
+        (URL | {"PAYWATCH_RATE_URL": "http://prices.example/{currency}"}, "anybody on the way can change"),
+        (URL | {"PAYWATCH_RATE_URL": "http://8.8.8.8/{currency}"}, "anybody on the way can change"),
+        (URL | {"PAYWATCH_RATE_URL": "ftp://prices.example/{currency}"}, "is no URL"),
+        (URL | {"PAYWATCH_RATE_URL": "prices.example/{currency}"}, "is no URL"),
+        (URL | {"PAYWATCH_RATE_URL": "https://prices.example:x/{currency}"}, "is no URL"),
+        (URL | {"PAYWATCH_RATE_URL": "https://prices.example/a b/{currency}"}, "is no URL"),
+        (URL | {"PAYWATCH_RATE_POINTER": ""}, "'' is no JSON pointer: write /a/b for b in a"),
+        (URL | {"PAYWATCH_RATE_POINTER": "data/last"}, "'data/last' is no JSON pointer"),
+        (URL | {"PAYWATCH_RATE_POINTER": "/data/~2"}, "'/data/~2' is no JSON pointer"),
+    ],
+)
+def test_rate_settings_that_contradict_each_other_are_refused(environment: dict[str, str], message: str):
+    assert message in refusal({}, environment)
+
+
 def test_everything_that_is_wrong_is_told_at_once():
     told = refusal({}, {"PAYWATCH_API_PORT": "0", "PAYWATCH_NOPE": "1"})
     assert all(name in told for name in ("database_url", "api_port", "nope"))

@@ -99,8 +99,11 @@ TEST_CONFIRMATION = [
     "state = 'done', delivered = true",
     "state = 'done', response = '{}', delivered = false",
 ]
+QUOTE = ["currency = 'eur'", "rate = 0", "held_until = quoted_at - interval '1 ms'"]
+RATE = ["currency = 'EURO'", "quote_id = NULL", "reason = 'none'"]
 ILLEGAL = {
     "invoice": INVOICE, "tx": TX, "payment": PAYMENT, "delivery": DELIVERY, "test_confirmation": TEST_CONFIRMATION,
+    "quote": QUOTE, "rate": RATE,
 }  # fmt: skip
 
 
@@ -120,6 +123,8 @@ async def rows(pool: Pool) -> Pool:
     await pool.execute("UPDATE delivery SET invoice_id = $1", new)
     await pool.execute("DELETE FROM invoice WHERE id = $1", paid)
     await freeze(pool, new, new_id("evt"), 1, b"{}", "http://127.0.0.1:9")
+    await pool.execute("DELETE FROM quote WHERE id NOT IN (SELECT quote_id FROM invoice)")
+    await pool.execute("INSERT INTO rate SELECT currency, id, '', now(), '[]', '{}' FROM quote")
     return pool
 
 

@@ -4,6 +4,8 @@ from dataclasses import replace
 from datetime import timedelta
 from decimal import Decimal
 
+import pytest
+
 from tests.watcher.world import FIRST_HEIGHT, Tx, World, coin, digest
 from watcher.rules.types import TxFacts, TxState
 from watcher.store import chain, payments
@@ -74,6 +76,32 @@ async def test_the_rate_is_that_of_the_moment(pool):
     assert [row["rate"] for row in rows] == [Decimal(51_000), Decimal(50_000), None]
 
 
+@pytest.mark.parametrize(
+    ("seen_after_seconds", "rate"),
+    [
+        (-1, 50_000),  # the fixed rate of before, which holds until the next one
+        (0, 60_000), (99, 60_000),
+        (100, 61_000), (130, 61_000),  # it ends at 130.5
+        (131, None), (199, None),  # the sources gave none
+        (200, 62_000), (300, 62_000),
+        (301, None), (100_000, None),  # nobody has asked them since
+    ],
+)  # fmt: skip
+async def test_a_rate_that_held_no_longer_at_the_receipt_is_none(pool, seen_after_seconds, rate):
+    """Rather no rate than a stale one."""
+    world = await World.begin(pool)
+    invoice = await world.invoice()  # locked an hour ago at 50,000
+    begin = world.now
+    for seconds, until, price in ((0, 300, 60_000), (100, 130.5, 61_000), (200, 300, 62_000)):
+        await pool.execute(
+            "INSERT INTO quote (currency, rate, source, quoted_at, held_until) VALUES ('EUR', $1, 'kraken', $2, $3)",
+            price, begin + timedelta(seconds=seconds), begin + timedelta(seconds=until),
+        )  # fmt: skip
+    world.wait(seconds=seen_after_seconds)
+    await arrive(world, await world.tx("A", (invoice, 1)))
+    assert await pool.fetchval("SELECT rate FROM payment") == rate
+
+
 async def test_a_payment_of_a_btc_invoice_has_no_rate(pool):
     world = await World.begin(pool)
     invoice = await world.invoice()
@@ -97,6 +125,21 @@ async def test_a_bump_inherits_its_place(pool):
     row = await pool.fetchrow("SELECT * FROM payment WHERE txid = $1", bump.txid)
     assert (row["first_seen_at"], row["judged"], row["in_closed_set"], row["rate"]) == (seen_at, True, True, 1234)
     assert (row["counted"], row["anomaly"], row["confirmed_anchor_hash"]) == (False, None, None)
+
+
+async def test_a_bump_of_what_came_while_there_was_no_rate_has_none_either(pool):
+    """It has its time, so it has its rate; a rate of later would be made up."""
+    world = await World.begin(pool)
+    invoice = await world.invoice()
+    await pool.execute("UPDATE quote SET held_until = quoted_at")
+    await arrive(world, await world.tx("A", (invoice, DUE), spends=coin("x")))
+    world.wait(hours=1)
+    await pool.execute(
+        "INSERT INTO quote (currency, rate, source, quoted_at) VALUES ('EUR', 7, 'fixed', $1)", world.now
+    )
+    bump = await world.tx("B", (invoice, DUE), spends=coin("x"))
+    await arrive(world, bump)
+    assert [row["rate"] for row in await pool.fetch("SELECT rate FROM payment")] == [None, None]
 
 
 async def test_nothing_is_inherited_from_another_invoice_or_from_another_coin(pool):

@@ -33,6 +33,15 @@ async def test_another_rate_source_or_currency_is_another_quote(pool):
     assert len(seen) == 5
 
 
+async def test_a_fixed_rate_that_has_ended_is_not_locked_again(pool):
+    """Sources were asked in between, and gave none: it would be the rate of a time at which there was none."""
+    first = await lock(pool, "EUR", "50000")
+    await pool.execute("UPDATE quote SET held_until = quoted_at + interval '1 minute'")
+    second = await lock(pool, "EUR", "50000", minutes=5)
+    assert second[0] != first[0]
+    assert await lock(pool, "EUR", "50000", minutes=6) == second
+
+
 async def test_btc_locks_nothing(pool):
     assert await lock(pool, "BTC", None) is None
     assert await pool.fetchval("SELECT count(*) FROM quote") == 0

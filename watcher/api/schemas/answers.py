@@ -21,7 +21,8 @@ from watcher.api.schemas.base import (
     Time,
     TxHash,
 )
-from watcher.rules.risk import Verdict
+from watcher.rules.rates import Verdict
+from watcher.rules.risk import RiskVerdict
 from watcher.rules.types import Reason, Status
 
 Item = TypeVar("Item")
@@ -106,10 +107,20 @@ class RiskFactor(Model):
 
     name: Text
     value: Text | None = Field(description="null: not known.")
-    verdict: Verdict = Field(description="From ok to against, in the order of rising risk.")
+    verdict: RiskVerdict = Field(description="From ok to against, in the order of rising risk.")
     reason: Text = Field(description="In words.")
     txid: TxHash | None = Field(description="The payment that it is about; null: the invoice.")
     raises: Switch = Field(description="It alone is reason enough to ask for a confirmation.")
+
+
+class RateEvidence(Model):
+    """What a source of rates said when the rate was made, and what became of it."""
+
+    source: Text
+    rate: Text | None = Field(description="null: it gave none.")
+    at: Time | None = Field(description="Of when its price is, as far as is known.")
+    verdict: Verdict
+    detail: Text = Field(description="Why, in words.")
 
 
 class Invoice(Model):
@@ -130,8 +141,9 @@ class Invoice(Model):
     paid_btc: Btc
     remaining_btc: Btc
     rate: Text | None = Field(description="Units of the currency for one bitcoin; null for BTC.")
-    rate_source: Text | None
+    rate_source: Text | None = Field(description="fixed, or the sources whose median it is.")
     rate_at: Time | None
+    rate_evidence: list[RateEvidence] = Field(description="What each source said; empty for a fixed rate and for BTC.")
     address: Text
     bip21: Text
     payment_url: Text
@@ -326,20 +338,31 @@ class Complaint(Model):
     message: Text
 
 
+class ShownRate(Model):
+    """What a bitcoin costs in a currency."""
+
+    currency: Currency
+    rate: Text | None = Field(description="null: there is none, and no invoice can be made in this currency.")
+    age_seconds: float | None = Field(description="Since it was accepted.")
+
+
 class Check(Model):
     """One thing that must work before requests can be served well."""
 
     name: Text
     ok: Switch
     detail: Text
-    state: Text | None = Field(None, description="This and the following are told of the watcher alone.")
+    state: Text | None = Field(None, description="This and the following are told of the watcher, but for rates.")
     tip_height: Number | None = Field(None, description="The last block that was read.")
     node_height: Number | None = Field(None, description="The node's tip, as of the last question.")
     lag_blocks: Number | None = Field(None, description="Blocks between them.")
     lag_seconds: float | None = Field(None, description="Since the last look began by which time may be judged.")
     prune_height: Number | None = Field(None, description="The first block that the node has; null: all of them.")
     prune_margin_blocks: int | None = Field(None, description="How far pruning is away from what was not read.")
-    warnings: list[Text] = Field(default_factory=list, description="What threatens, and gaps that were accepted.")
+    rates: list[ShownRate] | None = Field(None, description="Where rate_sources are asked.")
+    warnings: list[Text] = Field(
+        default_factory=list, description="What threatens, gaps that were accepted, and currencies without a rate."
+    )
 
 
 class Health(Model):
