@@ -57,7 +57,7 @@ async def test_an_ordinary_payment_is_accepted_and_shows_what_was_looked_at(watc
     assert found["mempool_minimum"]["value"] == found["next_blocks"]["value"] == feerate
     assert found["size"]["value"] == f"{entry['vsize']} vB"
     assert found["version"]["value"] == "2"
-    assert found["replaceable"]["value"] == ("yes" if entry["bip125-replaceable"] else "no")
+    assert (found["replaceable"]["value"], found["replaceable"]["verdict"]) == ("yes", "neutral")
     assert {found[name]["txid"] for name in ("size", "version")} == {txid}
 
 

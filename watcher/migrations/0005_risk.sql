@@ -19,7 +19,7 @@ FROM (
   WHERE counted AND anchor_hash IS NULL GROUP BY invoice_id
 ) p
 WHERE p.invoice_id = i.id AND i.status = 'CONFIRMED';
-CREATE INDEX invoice_exposed ON invoice (project_id, test) INCLUDE (exposed_sat) WHERE exposed_sat > 0;
+CREATE INDEX invoice_exposed ON invoice (project_id, test) INCLUDE (id, exposed_sat) WHERE exposed_sat > 0;
 
 -- What risk has raised waits for a block, and not for the node.
 DROP INDEX invoice_held_back;
