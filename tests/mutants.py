@@ -198,6 +198,39 @@ MUTANTS = (
     Mutant("an account that empties is not booked", "ledger", "in before.keys() | after.keys()", "in after.keys()"),
     Mutant("satoshi due are rounded down", "money", "return ceil(", "return floor("),
     Mutant("fiat paid is rounded up", "money", "Decimal(floor(amount", "Decimal(ceil(amount"),
+    Mutant("a negative sum is written as it is", "money", "btc_text(abs(amount_sat))", "btc_text(amount_sat)"),
+    Mutant("zero has a sign", "money", 'f"-{text}" if amount < 0', 'f"-{text}" if amount <= 0'),
+    Mutant(
+        "the default tiers hold for a project in BTC", "policy",
+        "() if policy.is_default and currency == BTC else policy.tiers", "policy.tiers",
+    ),
+    Mutant(
+        "a tolerance in per cent is rounded up", "policy",
+        "floor(Fraction(percent) * amount_due_sat / 100)", "-floor(-Fraction(percent) * amount_due_sat / 100)",
+    ),
+    Mutant("all of it may be missing", "policy", "amount_due_sat - 1)", "amount_due_sat)"),
+    Mutant(
+        "the tolerance excludes its edge above", "invoice",
+        "paid_sat > terms.amount_due_sat + ", "paid_sat >= terms.amount_due_sat + ",
+    ),
+    Mutant(
+        "what is just tolerated is still asked for", "payloads",
+        "missing_sat > terms.tolerance_under_sat", "missing_sat >= terms.tolerance_under_sat",
+    ),
+    Mutant(
+        "accepted money is valued as the invoice's own", "report",
+        "found = () if came_by_status else _found(booking, accepted)", "found = ()",
+    ),
+    Mutant(
+        "the reversal of an invoice is taken for that of accepted money", "report",
+        "found = () if came_by_status else _found(booking, accepted)", "found = _found(booking, accepted)",
+    ),
+    Mutant("a reversal names what is left", "report", "change.at < booking.at", "change.at <= booking.at"),
+    Mutant(
+        "the first of two accepted payments of one sum is told twice", "report",
+        "key=lambda one: one.at != booking.at", "key=lambda one: 0",
+    ),
+    Mutant("money that is taken back has no sign", "report", "return -worth if", "return worth if"),
     Mutant("a tier excludes its limit", "policy", "exact <= Fraction(tier.up_to)", "exact < Fraction(tier.up_to)"),
     Mutant(
         "the fork point leaves too", "chain",

@@ -14,19 +14,15 @@ from typing import Annotated, Any
 
 import typer
 
-from watcher import __version__
+from watcher import __version__, commands
+from watcher.command_line import Json
+from watcher.command_line import group as _group
+from watcher.command_line import say as _say
 from watcher.runtime.config import Settings
 from watcher.runtime.errors import PaywatchError
 from watcher.settings_flags import DATABASE, reference, with_settings
 
 RATES = ("database_url", "fixed_rate", "rate_sources", "rate_sources_min")
-
-Json = Annotated[bool, typer.Option("--json", help="JSON, for programs.")]
-
-
-def _group(text: str) -> typer.Typer:
-    return typer.Typer(help=text, no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False)
-
 
 app = _group("A self-hosted Bitcoin payment watcher and notifier.")
 db = _group("The database's schema.")
@@ -35,6 +31,8 @@ descriptor = _group("Descriptors: which addresses were given out, and which may 
 rate = _group("Rates: what a bitcoin costs, and who says so.")
 config = _group("Settings.")
 chain = _group("The chain that is followed.")
+app.add_typer(commands.project, name="project")
+app.add_typer(commands.invoice, name="invoice")
 app.add_typer(db, name="db")
 app.add_typer(key, name="key")
 app.add_typer(descriptor, name="descriptor")
@@ -377,10 +375,6 @@ def regtest(context: typer.Context) -> None:
     from regtest.commands import app as commands
 
     commands(args=context.args, prog_name="paywatch regtest")
-
-
-def _say(told: dict[str, Any], text: str, as_json: bool) -> None:  # noqa: FBT001 - the option
-    typer.echo(json.dumps(told) if as_json else text)
 
 
 if __name__ == "__main__":

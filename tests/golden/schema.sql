@@ -507,6 +507,7 @@ CREATE INDEX invoice_reference ON public.invoice USING btree (project_id, refere
 CREATE INDEX ledger_balance ON public.ledger_entry USING btree (project_id, account) INCLUDE (amount_sat);
 CREATE INDEX ledger_of_invoice ON public.ledger_entry USING btree (invoice_id);
 CREATE INDEX ledger_of_script ON public.ledger_entry USING btree (script_pubkey) WHERE (script_pubkey IS NOT NULL);
+CREATE INDEX ledger_report ON public.ledger_entry USING btree (project_id, posted_at, id) WHERE (account = 'confirmed'::text);
 CREATE INDEX payment_anomaly ON public.payment USING btree (id) WHERE ((anomaly IS NOT NULL) OR (invoice_id IS NULL));
 CREATE INDEX payment_of_invoice ON public.payment USING btree (invoice_id);
 CREATE INDEX payment_of_script ON public.payment USING btree (script_pubkey);

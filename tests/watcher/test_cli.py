@@ -25,7 +25,10 @@ def paywatch(*arguments: str, **settings: str) -> subprocess.CompletedProcess[st
 def test_help_is_the_map():
     done = paywatch("--help")
     assert done.returncode == 0
-    verbs = "watcher api notifier doctor audit health version sink regtest db key descriptor chain rate config"
+    verbs = (
+        "watcher api notifier doctor audit health version sink regtest project invoice db key descriptor chain rate "
+        "config"
+    )
     for verb in verbs.split():
         assert f"\n  {verb} " in done.stdout
 

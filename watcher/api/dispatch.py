@@ -4,9 +4,9 @@ import asyncio
 import hashlib
 import json
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Generic, TypeVar
 
@@ -18,6 +18,7 @@ from watcher.api.errors import Problem, conflict, not_found, unprocessable
 from watcher.api.parsing import UNSTORABLE, json_object, validated
 from watcher.api.schemas.base import Model
 from watcher.api.schemas.requests import Nothing
+from watcher.api.tables import Table, streamed, wants_csv
 from watcher.runtime.config import Settings
 from watcher.runtime.db import PASSING_ERRORS, Connection, Pool
 from watcher.store import api_keys, idempotency
@@ -143,6 +144,7 @@ class Call(Generic[Body, Query]):
 
 
 Handler = Callable[[Call[Any, Any]], Awaitable[Answer]]
+TableHandler = Callable[[Call[Any, Any]], Awaitable[Table]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +161,7 @@ class Route:
     status: int = 200
     operator_only: bool = False
     also: tuple[int, ...] = ()
+    table: TableHandler | None = None  # the same as CSV, for who asks for it by `format` or Accept
 
     @property
     def needs_body(self) -> bool:
@@ -166,27 +169,47 @@ class Route:
         return any(field.is_required() for field in self.body.model_fields.values())
 
 
-async def dispatch(route: Route, request: web.Request) -> web.Response:
+def call_of(
+    route: Route,
+    context: Context,
+    principal: Principal,
+    object_id: str,
+    query: Mapping[str, str],
+    values: Mapping[str, Any],
+) -> Call[Any, Any]:
+    """The call that a principal makes, checked against its route. Raises `Problem`."""
+    check_allowed(route, principal, object_id)
+    checked = validated(route.query, query)
+    return Call(context, principal, object_id, validated(route.body, values), checked, datetime.now(UTC), None)
+
+
+def check_allowed(route: Route, principal: Principal, object_id: str) -> None:
+    """Raise `Problem` 403 for who may not make the call, 404 for what cannot be an id."""
+    if route.operator_only and principal.project is not None:
+        raise Problem(403, "only an operator's key may do this")
+    if object_id and not OBJECT_ID.fullmatch(object_id):
+        raise not_found("object")
+
+
+async def dispatch(route: Route, request: web.Request) -> web.StreamResponse:
     """Answer a request for a route. Raises `Problem` and whatever `errors.problem_of` knows."""
     context = request.app[CONTEXT]
     principal = await _principal(context.pool, request)
-    if route.operator_only and principal.project is not None:
-        raise Problem(403, "only an operator's key may do this")
     object_id = request.match_info.get("id", "")
-    if object_id and not OBJECT_ID.fullmatch(object_id):
-        raise not_found("object")
-    query = validated(route.query, _query(request))
+    check_allowed(route, principal, object_id)
+    query = _query(request)
     raw = await request.read() if route.method in ("POST", "PATCH") else b""
     values = json_object(raw) if raw.strip() or route.needs_body else {}
-    body = validated(route.body, values)
+    call = call_of(route, context, principal, object_id, query, values)
+    if route.table is not None and wants_csv(call.query.format, request.headers.getall("Accept", [])):
+        return await streamed(request, await route.table(call))
     claimed = await _claimed(context.pool, principal, request, values)
     if isinstance(claimed, web.Response):
         return claimed
-    call = Call(context, principal, object_id, body, query, datetime.now(UTC), claimed)
     if claimed is None:
         return (await route.handler(call)).response()
     async with _released_unless_answered(context.pool, claimed):
-        return (await route.handler(call)).response()
+        return (await route.handler(replace(call, claim=claimed))).response()
 
 
 async def _principal(pool: Pool, request: web.Request) -> Principal:

@@ -2,12 +2,14 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from decimal import Decimal
 from typing import Any
 
 from watcher.rules.ledger import CONFIRMED, HELD, PENDING, TEST
-from watcher.rules.money import btc_text, fiat_text
+from watcher.rules.money import btc_text, fiat_text, signed_btc_text, signed_fiat_text
 from watcher.rules.payloads import time_text
-from watcher.rules.policy import Policy
+from watcher.rules.policy import Policy, Tolerance, tiers_of
+from watcher.rules.report import Line
 from watcher.rules.timeline import sentence
 from watcher.runtime.db import Row
 from watcher.store.projects import Project
@@ -29,22 +31,69 @@ def project(project: Project, *, to_operator: bool) -> dict[str, Any]:
         "notificationUrlStatus": project.endpoint_status,
         "descriptor": project.descriptor if to_operator else None,
         "confirmationPolicy": _policy(project.policy, project.currency),
+        "tolerance": _tolerance(project.policy.tolerance),
+        "anomalyConfirmations": project.policy.anomaly_confirmations,
+        "evictionLimitHours": int(project.policy.eviction_limit.total_seconds() // 3600),
         "createdAt": time_text(project.created_at),
     }
 
 
 def _policy(policy: Policy, currency: str) -> dict[str, Any]:
+    cap = policy.unconfirmed_cap
     return {
         "tiers": [
-            {"upTo": fiat_text(tier.up_to, currency), "confirmations": tier.confirmations} for tier in policy.tiers
+            {"upTo": fiat_text(tier.up_to, currency), "confirmations": tier.confirmations}
+            for tier in tiers_of(policy, currency)
         ],
         "above": policy.confirmations_above,
+        "unconfirmedCap": None if cap is None else fiat_text(cap, currency),
+    }
+
+
+def _tolerance(tolerance: Tolerance) -> dict[str, Any]:
+    return {
+        "underSat": tolerance.under_sat,
+        "underPercent": f"{tolerance.under_percent.normalize():f}",
+        "overSat": tolerance.over_sat,
+        "overPercent": f"{tolerance.over_percent.normalize():f}",
     }
 
 
 def balance(accounts: Mapping[str, int]) -> dict[str, Any]:
     """The accounts that merchants see, in BTC."""
     return {account: btc_text(accounts.get(account, 0)) for account in (CONFIRMED, PENDING, HELD, TEST)}
+
+
+def report_line(line: Line) -> dict[str, Any]:
+    """A line of a report."""
+    booking, basis = line.booking, line.booking.basis
+    return {
+        "id": str(booking.id),
+        "at": time_text(booking.at),
+        "kind": line.kind,
+        "invoiceId": basis.id if basis else None,
+        "reference": basis.reference if basis else None,
+        "btc": signed_btc_text(booking.amount_sat),
+        "currency": line.currency,
+        "amount": _worth(line.amount, line.currency),
+        "rate": f"{line.rate.normalize():f}" if line.rate is not None else None,
+        "txids": list(line.txids),
+    }
+
+
+def report_totals(totals: Mapping[str | None, tuple[Decimal, int]]) -> dict[str, Any]:
+    """The sums of a report by currency: the amount, and satoshi."""
+    return {
+        "btc": signed_btc_text(sum(amount_sat for _, amount_sat in totals.values())),
+        "currencies": [
+            {"currency": currency, "amount": _worth(amount, currency), "btc": signed_btc_text(amount_sat)}
+            for currency, (amount, amount_sat) in sorted(totals.items(), key=lambda item: item[0] or "~")
+        ],
+    }
+
+
+def _worth(amount: Decimal | None, currency: str | None) -> str | None:
+    return None if amount is None or currency is None else signed_fiat_text(amount, currency)
 
 
 def event(row: Row) -> dict[str, Any]:

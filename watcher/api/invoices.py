@@ -12,7 +12,7 @@ from watcher import confirmation
 from watcher.api import documents
 from watcher.api.dispatch import Answer, Call, Context
 from watcher.api.errors import about, conflict, not_found, unavailable, unprocessable
-from watcher.api.projects import check_decimals
+from watcher.api.policies import check_decimals
 from watcher.api.schemas.requests import InvoicePage, LinePage, NewInvoice, Nothing
 from watcher.prices.quotes import NoRate, current_quote
 from watcher.rules.money import BTC, MAX_SAT, SAT_PER_BTC, due_sat, exact_value

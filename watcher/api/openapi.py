@@ -12,6 +12,7 @@ from watcher.api.routes import BASE, ROUTES
 from watcher.api.schemas import answers
 from watcher.api.schemas.base import ID, Model
 from watcher.api.schemas.requests import Nothing
+from watcher.api.tables import CSV
 from watcher.runtime.metrics import paywatch_version
 
 REF = "#/components/schemas/{model}"
@@ -152,7 +153,8 @@ def _responses(route: Route) -> Json:
     usual |= {403} if route.operator_only else set()
     usual |= {409} if route.method == "POST" else set()
     usual |= {413} if route.method in ("POST", "PATCH") else set()
-    success = {"description": route.summary, "content": _content(route.answer)}
+    table: Json = {CSV: {"schema": {"type": "string"}}} if route.table else {}
+    success = {"description": route.summary, "content": _content(route.answer) | table}
     return {str(route.status): success} | {str(status): _problem(status) for status in sorted(usual)}
 
 

@@ -8,7 +8,20 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from watcher.api.errors import Problem, bad_request, unprocessable
-from watcher.api.schemas.base import AMOUNT, AMOUNT_SENTENCE, NO_NUL, URL, Model
+from watcher.api.schemas.base import (
+    AMOUNT,
+    AMOUNT_SENTENCE,
+    ID,
+    ID_PREFIXES,
+    NO_NUL,
+    OUTPOINT,
+    PERCENT,
+    PERCENT_SENTENCE,
+    POSITION,
+    PRINTABLE,
+    URL,
+    Model,
+)
 
 DEPTH_MAX = 30  # of nested arrays and objects
 
@@ -68,11 +81,20 @@ def validated(model: type[M], values: Mapping[str, Any]) -> M:
         raise _problem(error) from None
 
 
-_SENTENCES = {
+# What to write instead of text that does not fit a pattern.
+SENTENCES = {
     AMOUNT: AMOUNT_SENTENCE,
+    PERCENT: PERCENT_SENTENCE,
     URL: "write an http or https URL in ASCII, such as https://shop.example/paid",
     NO_NUL: "holds a NUL character",
+    PRINTABLE: "write it in printable ASCII characters",
+    f"^{OUTPOINT}$": "write a txid of 64 hexadecimal digits in lower case, a colon and the output's number, such as "
+    f"{'a1' * 32}:0",
+    POSITION: "write digits alone, such as 1042",
+    **{f"^{prefix}_{ID}$": f"write an id such as {prefix}_01ARZ3NDEKTSV4RRFFQ69G5FAV" for prefix in ID_PREFIXES},
 }
+
+_CURSORS = ("cursor", "after")
 
 
 def _problem(error: ValidationError) -> Problem:
@@ -81,10 +103,38 @@ def _problem(error: ValidationError) -> Problem:
 
 
 def _sentence(detail: Any) -> str:
-    pattern = detail.get("ctx", {}).get("pattern")
-    if detail["type"] == "extra_forbidden":
-        return "is not a field that this call takes"
-    if detail["type"] == "missing":
-        return "is missing"
+    kind, told = detail["type"], detail.get("ctx", {})
+    if kind == "string_pattern_mismatch" and detail["loc"][-1] in _CURSORS:
+        return "give the nextCursor of the answer before, as it was"
+    if kind == "string_pattern_mismatch" and told["pattern"] in SENTENCES:
+        return SENTENCES[told["pattern"]]
+    if kind in _BY_KIND:
+        return _BY_KIND[kind].format(**told)
     message: str = detail["msg"]
-    return _SENTENCES.get(pattern, message[0].lower() + message[1:])
+    return message[0].lower() + message[1:]
+
+
+# What pydantic calls it, and what the asker is told.
+_BY_KIND = {
+    "extra_forbidden": "is not a field that this call takes",
+    "missing": "is missing",
+    "greater_than_equal": "write a number of at least {ge}",
+    "less_than_equal": "write a number of at most {le}",
+    "int_type": "write a whole number, without quotation marks",
+    "int_parsing": "write a whole number",
+    "int_from_float": "write a whole number",
+    "int_parsing_size": "write a smaller number",
+    "string_type": "write a string, in quotation marks",
+    "string_too_short": "is empty",
+    "string_too_long": "write at most {max_length} characters",
+    "bool_type": "write true or false",
+    "literal_error": "write {expected}",
+    "enum": "write {expected}",
+    "too_short": "give at least {min_length}",
+    "too_long": "give at most {max_length}",
+    "tuple_type": "write a list, in brackets",
+    "list_type": "write a list, in brackets",
+    "dict_type": "write a JSON object, in braces",
+    "model_type": "write a JSON object, in braces",
+    "model_attributes_type": "write a JSON object, in braces",
+}

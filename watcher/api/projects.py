@@ -1,13 +1,10 @@
 """The calls about projects."""
 
-from decimal import Decimal
-
 from watcher.api import documents
 from watcher.api.dispatch import Answer, Call
 from watcher.api.errors import Problem, about, not_found, unprocessable
-from watcher.api.schemas.requests import ConfirmationPolicy, NewProject, Nothing, ProjectChange, ProjectPage
-from watcher.rules.money import MINOR_DIGITS
-from watcher.rules.policy import Policy, Tier, default_cap
+from watcher.api.policies import changed_policy, policy_of
+from watcher.api.schemas.requests import NewProject, Nothing, ProjectChange, ProjectPage
 from watcher.runtime.ids import new_id
 from watcher.runtime.targets import check_url
 from watcher.store import api_keys, descriptors, projects
@@ -21,7 +18,7 @@ async def create(call: Call[NewProject, Nothing]) -> Answer:
     The node is asked only about a descriptor that is new to us, and before the transaction begins.
     """
     _check_notification_url(call, call.body.notification_url)
-    policy = policy_of(call.body.confirmation_policy, call.body.currency)
+    policy = policy_of(call.body, call.body.currency)
     text, derived = await _descriptor(call)
     async with call.work() as connection:
         descriptor_id = await descriptors.add(connection, text, derived)
@@ -46,23 +43,6 @@ async def _descriptor(call: Call[NewProject, Nothing]) -> tuple[str, Derived]:
     with about("descriptor"):
         text = await call.context.source.describe(asked)
         return text, await call.context.source.derive(text, 0, descriptors.FIRST_BATCH)
-
-
-def policy_of(asked: ConfirmationPolicy | None, currency: str) -> Policy:
-    """The policy that a merchant describes; the default one if they do not. Raises `Problem` 422."""
-    if asked is None:
-        return Policy(unconfirmed_cap=default_cap(currency))
-    tiers = tuple(Tier(Decimal(tier.up_to), tier.confirmations) for tier in asked.tiers)
-    for number, tier in enumerate(tiers):
-        check_decimals(f"confirmationPolicy.tiers.{number}.upTo", tier.up_to, currency)
-    return Policy(tiers, asked.above, is_default=False, unconfirmed_cap=default_cap(currency))
-
-
-def check_decimals(field: str, amount: Decimal, currency: str) -> None:
-    """Raise `Problem` 422 for an amount finer than the currency's smallest unit."""
-    digits = MINOR_DIGITS[currency]
-    if amount != round(amount, digits):
-        raise unprocessable([(field, f"{currency} amounts have at most {digits} decimals")])
 
 
 def _check_notification_url(call: Call[NewProject, Nothing] | Call[ProjectChange, Nothing], url: str) -> None:
@@ -97,15 +77,17 @@ async def change(call: Call[ProjectChange, Nothing]) -> Answer:
     body, url = call.body, call.body.notification_url
     if body.mode is not None and call.principal.project is not None:
         raise Problem(403, "only an operator's key may change the mode")
-    policy = policy_of(body.confirmation_policy, project.currency) if body.confirmation_policy else None
     if url is not None:
         _check_notification_url(call, url)
     async with call.work() as connection:
+        locked = await projects.find(connection, project.id, lock=True)
+        assert locked is not None  # projects are never deleted
+        policy = changed_policy(locked.policy, body, locked.currency)
         await projects.update(connection, project.id, name=body.name, mode=body.mode, policy=policy)
         if url is not None:
             await projects.set_notification_url(connection, project.id, url)
         changed = await projects.find(connection, project.id)
-        assert changed is not None  # projects are never deleted
+        assert changed is not None
     return Answer(200, documents.project(changed, to_operator=call.principal.project is None))
 
 

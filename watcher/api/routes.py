@@ -1,6 +1,6 @@
 """The table of all calls below `/api/v1`: the server, the OpenAPI document and `/docs` are made from it."""
 
-from watcher.api import anomalies, deliveries, events, invoices, projects
+from watcher.api import anomalies, deliveries, events, invoices, projects, reports
 from watcher.api.dispatch import Route
 from watcher.api.schemas import answers, requests
 
@@ -21,6 +21,10 @@ ROUTES = (
         body=requests.ProjectChange, also=(403,),
     ),
     Route("GET", "/projects/{id}/balance", projects.balance, "Show a project's balance", answers.Balance),
+    Route(
+        "GET", "/projects/{id}/report", reports.report, "Report a project's confirmed money", answers.Report,
+        query=requests.ReportPage, table=reports.table,
+    ),
     Route(
         "POST", "/invoices", invoices.create, "Make an invoice", answers.Invoice,
         body=requests.NewInvoice, status=201, also=(404, 503),

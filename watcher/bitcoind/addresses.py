@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import structlog
 
+from watcher.bitcoind.descriptor_text import EXAMPLE, check_text, not_derived, private_keys
 from watcher.bitcoind.jsonrpc import RpcError
 from watcher.bitcoind.rpc import BitcoindRpc
 from watcher.rules.chain import Change
@@ -14,8 +15,6 @@ from watcher.store.descriptors import AddressSource
 from watcher.store.witness import Witness
 
 log = structlog.get_logger()
-
-EXAMPLE = "wpkh([d34db33f/84h/0h/0h]xpub…/0/*)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,16 +29,10 @@ class NodeAddressSource:
 
         Raises `Rejected` with what to write instead, and `Transient` while the node is away.
         """
-        if "<" in descriptor:
-            raise Rejected(
-                "the descriptor has more than one path (<…;…>)", f"name the receiving path alone, such as {EXAMPLE}"
-            )
+        check_text(descriptor, self.network)
         info = await self.rpc.validate_descriptor(descriptor)
         if info.has_private_keys:
-            raise Rejected(
-                "the descriptor holds private keys, which paywatch must never see",
-                "write the public descriptor: `listdescriptors` of a wallet shows it, with xpub in place of xprv",
-            )
+            raise private_keys()
         if not info.is_range:
             raise Rejected(
                 "the descriptor gives a single address, and every invoice needs its own",
@@ -48,9 +41,7 @@ class NodeAddressSource:
         try:
             first = await self.rpc.derive(info.canonical, 0, 0)
         except RpcError as error:
-            raise Rejected(
-                f"the node derives no addresses from the descriptor: {error.reason}", f"write one such as {EXAMPLE}"
-            ) from None
+            raise not_derived(info.canonical, error.reason) from None
         if len(first) != 1:  # combo(): one index, several scripts
             raise Rejected(
                 f"the descriptor gives {len(first)} addresses for each key, and an invoice has one",

@@ -15,6 +15,7 @@ from decimal import Decimal
 from typing import Any, TypeVar
 
 from watcher.bitcoind.decode import block_hash, from_hex, outpoint, split_outpoint, to_hex
+from watcher.bitcoind.descriptor_text import not_read
 from watcher.bitcoind.jsonrpc import Json, JsonRpc, RpcError
 from watcher.metrics import TRANSACTIONS_SEEN
 from watcher.runtime.errors import Broken, Rejected
@@ -315,7 +316,7 @@ class BitcoindRpc(JsonRpc):
         except RpcError as error:
             if error.code != INVALID_ADDRESS_OR_KEY:
                 raise
-            raise Rejected(f"this is not a valid output descriptor: {error.reason}") from None
+            raise not_read(error.reason) from None
 
     async def derive(self, descriptor: str, start: int, end: int) -> list[tuple[str, bytes]]:
         """(address, script_pubkey) of a ranged descriptor with checksum, from `start` to `end` inclusive."""

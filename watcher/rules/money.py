@@ -35,6 +35,11 @@ def btc_text(amount_sat: int) -> str:
     return f"{amount_sat // SAT_PER_BTC}.{amount_sat % SAT_PER_BTC:08d}"
 
 
+def signed_btc_text(amount_sat: int) -> str:
+    """The same of an amount that may be negative."""
+    return f"{'-' if amount_sat < 0 else ''}{btc_text(abs(amount_sat))}"
+
+
 def sat_of_btc(amount: Decimal) -> int:
     """BTC as satoshi; raises `ValueError` for more than eight decimals."""
     sat = Fraction(amount) * SAT_PER_BTC  # a Decimal would round to the digits of its context
@@ -46,6 +51,12 @@ def sat_of_btc(amount: Decimal) -> int:
 def fiat_text(amount: Decimal, currency: str) -> str:
     """An amount with the currency's own number of minor digits, as on the wire."""
     return f"{amount:.{MINOR_DIGITS[currency]}f}"
+
+
+def signed_fiat_text(amount: Decimal, currency: str) -> str:
+    """The same of an amount that may be negative; zero has no sign."""
+    text = fiat_text(abs(amount), currency)
+    return f"-{text}" if amount < 0 else text
 
 
 def due_sat(amount: Decimal, currency: str, rate: Decimal | None) -> int:

@@ -14,7 +14,7 @@ from watcher.rules.invoice import confirmations_of, required_confirmations
 from watcher.rules.money import btc_text, fiat_text, paid_amount, value_at
 from watcher.rules.record import Invoice
 from watcher.rules.risk import Factor, reasons
-from watcher.rules.types import Payment, Status, TxState
+from watcher.rules.types import Payment, Status, Terms, TxState
 
 # Keeps an event's body below the 64 KiB that the outbox takes: a payment is some 400 bytes.
 MAX_PAYMENTS_SHOWN = 100
@@ -54,7 +54,7 @@ def invoice_document(invoice: Invoice, tip_height: int, base_url: str) -> dict[s
     standing, terms = invoice.standing, invoice.terms
     counted = [payment for payment in invoice.payments if payment.counted]
     paid = paid_amount(invoice.amount, invoice.currency, terms.amount_due_sat, standing.paid_sat)
-    remaining_sat = max(terms.amount_due_sat - standing.paid_sat, 0)
+    remaining_sat = remaining(terms, standing.paid_sat)
     return {
         "id": invoice.id,
         "projectId": invoice.project_id,
@@ -70,6 +70,7 @@ def invoice_document(invoice: Invoice, tip_height: int, base_url: str) -> dict[s
         "paidAmount": fiat_text(paid, invoice.currency),
         "paidBtc": btc_text(standing.paid_sat),
         "remainingBtc": btc_text(remaining_sat),
+        "toleranceBtc": {"under": btc_text(terms.tolerance_under_sat), "over": btc_text(terms.tolerance_over_sat)},
         "rate": rate_text(invoice),
         "rateSource": invoice.quote.source if invoice.quote else None,
         "rateAt": time_text(invoice.quote.quoted_at) if invoice.quote else None,
@@ -109,6 +110,12 @@ def _factor(factor: Factor) -> dict[str, Any]:
         "txid": factor.txid,
         "raises": factor.raises,
     }
+
+
+def remaining(terms: Terms, paid_sat: int) -> int:
+    """Satoshi still to be paid: the whole difference, and nothing when what is missing is tolerated."""
+    missing_sat = max(terms.amount_due_sat - paid_sat, 0)
+    return missing_sat if missing_sat > terms.tolerance_under_sat else 0
 
 
 def rate_text(invoice: Invoice) -> str | None:

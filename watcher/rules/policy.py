@@ -62,6 +62,11 @@ def default_cap(currency: str) -> Decimal:
     return DEFAULT_CAP_BTC if currency == BTC else DEFAULT_CAP
 
 
+def tiers_of(policy: Policy, currency: str) -> tuple[Tier, ...]:
+    """The tiers that hold for a project in this currency: the default ones are for fiat alone."""
+    return () if policy.is_default and currency == BTC else policy.tiers
+
+
 def cap_sat(policy: Policy, currency: str, rate: Decimal | None) -> int | None:
     """The project's cap in satoshi; None: there is none. Without a rate nothing is known to be below it: zero."""
     if policy.unconfirmed_cap is None:

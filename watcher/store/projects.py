@@ -69,9 +69,10 @@ async def create_secret(connection: Connection, project_id: str) -> str:
     return secret
 
 
-async def find(connection: Connection, project_id: str) -> Project | None:
-    """A project by its id."""
-    row = await connection.fetchrow(f"SELECT {COLUMNS} FROM {TABLES} WHERE p.id = $1", project_id)  # noqa: S608
+async def find(connection: Connection, project_id: str, *, lock: bool = False) -> Project | None:
+    """A project by its id. With `lock` nobody else changes it until the transaction ends."""
+    statement = f"SELECT {COLUMNS} FROM {TABLES} WHERE p.id = $1"  # noqa: S608 (constant text)
+    row = await connection.fetchrow(statement + (" FOR NO KEY UPDATE OF p" if lock else ""), project_id)
     return of_row(row) if row else None
 
 

@@ -1,13 +1,16 @@
 """JSON is read strictly, and what is wrong is said in sentences."""
 
 import json
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from watcher.api.errors import Problem
-from watcher.api.parsing import DEPTH_MAX, json_object, validated
+from watcher.api.parsing import DEPTH_MAX, SENTENCES, json_object, validated
+from watcher.api.routes import ROUTES
 from watcher.api.schemas.requests import NewInvoice
 
 texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"))
@@ -64,3 +67,19 @@ def test_every_complaint_is_made_at_once_and_none_repeats_the_input():
     errors = caught.value.members["errors"]
     assert {error["field"] for error in errors} == {"amount", "currency", "expiresIn", "hidden"}
     assert not any("hidden" in error["message"] for error in errors)
+
+
+def _patterns(schema: Any) -> Iterator[str]:
+    if isinstance(schema, dict):
+        if isinstance(schema.get("pattern"), str):
+            yield schema["pattern"]
+        schema = [*schema.values()]
+    if isinstance(schema, list):
+        for part in schema:
+            yield from _patterns(part)
+
+
+def test_no_asker_is_shown_a_bare_pattern():
+    models = {model for route in ROUTES for model in (route.body, route.query)}
+    patterns = {pattern for model in models for pattern in _patterns(model.model_json_schema())}
+    assert patterns - SENTENCES.keys() == set()

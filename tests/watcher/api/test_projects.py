@@ -11,7 +11,7 @@ from watcher.api.schemas.answers import CreatedProject, Project
 from watcher.runtime.ids import new_id
 
 ASKED = {"name": "shop", "notificationUrl": HOOK}
-DEFAULT = {"tiers": [{"upTo": "100.00", "confirmations": 0}], "above": 1}
+DEFAULT = {"tiers": [{"upTo": "100.00", "confirmations": 0}], "above": 1, "unconfirmedCap": "1000.00"}
 
 
 async def test_a_new_project_is_in_test_mode_and_shows_its_secrets_once(operator):
@@ -102,7 +102,7 @@ async def test_a_projects_key_lists_its_own(operator, shop):
 async def test_what_is_given_is_changed_and_the_rest_stays(operator, shop):
     before = (await operator.get(f"/projects/{shop.id}")).body
     assert (await operator.patch(f"/projects/{shop.id}", {})).body == before
-    policy = {"tiers": [{"upTo": "50.00", "confirmations": 1}], "above": 6}
+    policy = {"tiers": [{"upTo": "50.00", "confirmations": 1}], "above": 6, "unconfirmedCap": "900.00"}
     for change in (
         {"name": "renamed"},
         {"mode": "live"},

@@ -8,6 +8,7 @@ GET /projects
 GET /projects/{id}
 PATCH /projects/{id}
 GET /projects/{id}/balance
+GET /projects/{id}/report
 POST /invoices
 GET /invoices
 GET /invoices/{id}

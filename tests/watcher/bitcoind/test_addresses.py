@@ -49,13 +49,13 @@ async def test_a_ranged_public_descriptor_is_taken_with_or_without_its_checksum(
     [
         ("nonsense", "not a valid output descriptor"),
         ("", "not a valid output descriptor"),
-        (f"wpkh({TPUB}/0/*)#aaaaaaaa", "not a valid output descriptor"),
+        (f"wpkh({TPUB}/0/*)#aaaaaaaa", "checksum"),
         (f"wpkh({TPUB}/<0;1>/*)", "more than one path"),
         (f"wpkh({TPUB}/0/5)", "a single address"),
         (f"wpkh({PUBLIC_KEY})", "a single address"),
         (f"combo({TPUB}/0/*)", "addresses for each key"),
         (f"pk({TPUB}/0/*)", "derives no addresses"),
-        (f"wpkh({TPUB}/0/*h)", "derives no addresses"),
+        (f"wpkh({TPUB}/0/*h)", "hardened step"),
     ],
 )
 async def test_what_is_refused_says_what_to_write(source: NodeAddressSource, descriptor: str, message: str):

@@ -22,6 +22,8 @@ from watcher.rules.money import (
     paid_amount,
     rounded_up,
     sat_of_btc,
+    signed_btc_text,
+    signed_fiat_text,
     value_at,
 )
 
@@ -53,6 +55,22 @@ def amounts(draw: st.DrawFn) -> tuple[Decimal, str]:
 )
 def test_btc_has_eight_decimals(amount_sat: int, text: str) -> None:
     assert btc_text(amount_sat) == text
+
+
+@pytest.mark.parametrize(
+    ("amount_sat", "text"), [(-1, "-0.00000001"), (-123_456_789, "-1.23456789"), (0, "0.00000000"), (1, "0.00000001")]
+)
+def test_btc_may_be_negative_where_it_says_so(amount_sat: int, text: str) -> None:
+    assert signed_btc_text(amount_sat) == text
+
+
+@pytest.mark.parametrize(
+    ("amount", "currency", "text"),
+    [("-0.50", "EUR", "-0.50"), ("-0.00", "EUR", "0.00"), ("12", "EUR", "12.00"), ("-7", "JPY", "-7")],
+)
+def test_fiat_may_be_negative_where_it_says_so(amount: str, currency: str, text: str) -> None:
+    """Zero has no sign."""
+    assert signed_fiat_text(Decimal(amount), currency) == text
 
 
 @given(satoshis)

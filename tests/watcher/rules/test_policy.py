@@ -9,7 +9,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from watcher.rules.policy import Policy, Requirement, Tier, Tolerance, cap_sat, from_json, requirement, to_json
+from watcher.rules.policy import (
+    Policy,
+    Requirement,
+    Tier,
+    Tolerance,
+    cap_sat,
+    from_json,
+    requirement,
+    tiers_of,
+    to_json,
+)
 
 DEFAULT = Policy()
 TIERS = Policy((Tier(Decimal(10), 0), Tier(Decimal(1000), 1), Tier(Decimal(5000), 3)), 6, is_default=False)
@@ -148,6 +158,12 @@ def test_the_defaults() -> None:
 def test_the_larger_of_satoshi_and_per_cent_is_tolerated(amount_sat, percent, due_sat, under_sat, over_sat):
     tolerance = Tolerance(amount_sat, Decimal(percent), amount_sat, Decimal(percent))
     assert (tolerance.under(due_sat), tolerance.over(due_sat)) == (under_sat, over_sat)
+
+
+def test_the_tiers_of_a_project_in_btc_are_its_own_or_none() -> None:
+    assert tiers_of(DEFAULT, "EUR") == DEFAULT.tiers
+    assert tiers_of(DEFAULT, "BTC") == ()
+    assert tiers_of(TIERS, "BTC") == TIERS.tiers
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,8 @@ from watcher.api.schemas.base import (
     Number,
     Outpoint,
     ProjectId,
+    SignedBtc,
+    SignedFiat,
     Switch,
     Text,
     Time,
@@ -47,6 +49,16 @@ class ShownPolicy(Model):
 
     tiers: list[ShownTier]
     above: Confirmations
+    unconfirmed_cap: Fiat | None = Field(description="In the project's currency; null: no limit.")
+
+
+class ShownTolerance(Model):
+    """Differences from the amount due that settle an invoice all the same: the larger of satoshi and per cent."""
+
+    under_sat: Number
+    under_percent: Text
+    over_sat: Number
+    over_percent: Text
 
 
 class Project(Model):
@@ -62,6 +74,9 @@ class Project(Model):
     )
     descriptor: Text | None = Field(description="Shown to operators only: it tells all addresses that share it.")
     confirmation_policy: ShownPolicy
+    tolerance: ShownTolerance
+    anomaly_confirmations: Number
+    eviction_limit_hours: Number
     created_at: Time
 
 
@@ -83,6 +98,44 @@ class Balance(Model):
     pending: Btc = Field(description="Of invoices that are not decided yet.")
     held: Btc = Field(description="Of open exceptions: overpaid, underpaid, paid late.")
     test: Btc = Field(description="Received by test invoices.")
+
+
+class ReportLine(Model):
+    """One booking to the project's confirmed money."""
+
+    id: Text
+    at: Time
+    kind: Literal["confirmed", "reversed", "anomaly_accepted"]
+    invoice_id: InvoiceId | None = Field(description="null: money that came to an address without an invoice.")
+    reference: Text | None
+    btc: SignedBtc
+    currency: Currency | None = Field(description="Of the invoice; null when no rate is known for the money.")
+    amount: SignedFiat | None = Field(
+        description="At the rate that the invoice has locked; accepted money at that of its receipt. Rounded down."
+    )
+    rate: Text | None
+    txids: list[Text] = Field(description="Of the payments; the newest 100 of an invoice.")
+
+
+class ReportTotal(Model):
+    """The sum of the lines in one currency."""
+
+    currency: Currency | None
+    amount: SignedFiat | None
+    btc: SignedBtc
+
+
+class ReportTotals(Model):
+    """The sums of a whole range."""
+
+    btc: SignedBtc = Field(description="By so much the confirmed balance has changed.")
+    currencies: list[ReportTotal]
+
+
+class Report(Listing[ReportLine]):
+    """A page of a report, oldest first."""
+
+    totals: ReportTotals | None = Field(description="Of the whole range, on its first page; else null.")
 
 
 class Payment(Model):
@@ -123,6 +176,13 @@ class RateEvidence(Model):
     detail: Text = Field(description="Why, in words.")
 
 
+class ToleranceBtc(Model):
+    """Differences from what is due that settle the invoice all the same, both included."""
+
+    under: Btc = Field(description="So much may be missing.")
+    over: Btc = Field(description="So much may be too much.")
+
+
 class Invoice(Model):
     """An invoice, whole."""
 
@@ -139,7 +199,8 @@ class Invoice(Model):
     btc: Btc = Field(description="What is due, at the locked rate.")
     paid_amount: Fiat
     paid_btc: Btc
-    remaining_btc: Btc
+    remaining_btc: Btc = Field(description="Still to be paid; zero when what is missing is tolerated.")
+    tolerance_btc: ToleranceBtc
     rate: Text | None = Field(description="Units of the currency for one bitcoin; null for BTC.")
     rate_source: Text | None = Field(description="fixed, or the sources whose median it is.")
     rate_at: Time | None

@@ -30,8 +30,21 @@ AMOUNT = r"^([1-9][0-9]{0,16}(\.[0-9]{1,8})?|0\.[0-9]{0,7}[1-9][0-9]{0,7})$"
 
 AMOUNT_SENTENCE = 'write a number above zero as a string, such as "12.50"'
 
+# More than a fifth is no tolerance any more, but another price.
+PERCENT = r"^(1?[0-9](\.[0-9]{1,3})?|20(\.0{1,3})?)$"
+
+PERCENT_SENTENCE = 'write a number from 0 to 20 with at most three decimals as a string, such as "0.5"'
+
 # Unicode host names have an ASCII form (punycode), and everything else in a URL can be percent-encoded.
 URL = r"^https?://[!-~]+$"
+
+PRINTABLE = "^[ -~]+$"
+
+OUTPOINT = r"[0-9a-f]{64}:[0-9]{1,9}"
+
+POSITION = "^[0-9]{1,18}$"
+
+ID_PREFIXES = ("prj", "inv", "evt", "dlv")
 
 ID = r"[0-9A-HJKMNP-TV-Z]{26}"
 
@@ -48,6 +61,12 @@ def _as_string(amount: object) -> object:
     return amount
 
 
+def _percent_string(percent: object) -> object:
+    if not isinstance(percent, str):
+        raise PydanticCustomError("percent", PERCENT_SENTENCE)
+    return percent
+
+
 def _whole(value: object) -> object:
     """JSON knows no integers: 4.0 is one."""
     return int(value) if isinstance(value, float) and value.is_integer() else value
@@ -62,6 +81,11 @@ Amount = Annotated[
     Text,
     BeforeValidator(_as_string),
     Field(pattern=AMOUNT, description="A decimal string, never a JSON number.", examples=["12.50"]),
+]
+Percent = Annotated[
+    Text,
+    BeforeValidator(_percent_string),
+    Field(pattern=PERCENT, description="Per cent as a decimal string, never a JSON number.", examples=["0.5"]),
 ]
 WebUrl = Annotated[Text, Field(pattern=URL, max_length=URL_LENGTH_MAX, examples=["https://shop.example/paid"])]
 Number = Annotated[int, Strict(), BeforeValidator(_whole)]
@@ -87,9 +111,11 @@ Moment = Annotated[
 
 Btc = Annotated[Text, Field(pattern=r"^[0-9]+\.[0-9]{8}$", examples=["0.00123456"])]
 Fiat = Annotated[Text, Field(pattern=r"^[0-9]+(\.[0-9]+)?$", examples=["100.00"])]
+SignedBtc = Annotated[Text, Field(pattern=r"^-?[0-9]+\.[0-9]{8}$", examples=["-0.00123456"])]
+SignedFiat = Annotated[Text, Field(pattern=r"^-?[0-9]+(\.[0-9]+)?$", examples=["-100.00"])]
 Time = Annotated[Text, Field(json_schema_extra={"format": "date-time"}, examples=["2026-11-20T08:30:00Z"])]
 TxHash = Annotated[Text, Field(pattern=r"^[0-9a-f]{64}$")]
-Outpoint = Annotated[Text, Field(pattern="^[0-9a-f]{64}:[0-9]{1,9}$", description="An outpoint: `txid:vout`.")]
+Outpoint = Annotated[Text, Field(pattern=f"^{OUTPOINT}$", description="An outpoint: `txid:vout`.")]
 
 
 ProjectId = Annotated[Text, Field(pattern=f"^prj_{ID}$")]

@@ -2,13 +2,15 @@
 
 from decimal import Decimal
 from itertools import pairwise
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from watcher.api.schemas.base import (
     NO_NUL,
+    POSITION,
+    PRINTABLE,
     Amount,
     Confirmations,
     Currency,
@@ -19,6 +21,7 @@ from watcher.api.schemas.base import (
     Moment,
     Number,
     Outpoint,
+    Percent,
     ProjectId,
     Text,
     WebUrl,
@@ -26,6 +29,7 @@ from watcher.api.schemas.base import (
 from watcher.rules.types import Status
 
 EXPIRES_IN_MAX_SECONDS = 31_536_000  # 365 days
+TOLERANCE_MAX_SAT = 100_000  # tolerance is for fees and rounding, not for discounts
 
 
 class Nothing(Model):
@@ -40,28 +44,90 @@ class Tier(Model):
 
 
 def _ascending(tiers: tuple[Tier, ...]) -> tuple[Tier, ...]:
-    if any(Decimal(low.up_to) >= Decimal(high.up_to) for low, high in pairwise(tiers)):
-        raise PydanticCustomError("tiers", "the upTo of each tier must be above that of the tier before it")
+    for low, high in pairwise(tiers):
+        if Decimal(low.up_to) >= Decimal(high.up_to):
+            raise PydanticCustomError(
+                "tiers",
+                "{high} comes after {low}: write the tiers in ascending order of upTo, each amount once",
+                {"high": high.up_to, "low": low.up_to},
+            )
     return tiers
+
+
+Tiers = Annotated[tuple[Tier, ...], AfterValidator(_ascending), Field(max_length=20)]
+Cap = Annotated[
+    Amount | None,
+    Field(
+        description="The most that may stand accepted and unconfirmed at one time, in the project's currency; null: "
+        "no limit. By default 1000 (0.02 in BTC)."
+    ),
+]
 
 
 class ConfirmationPolicy(Model):
     """How many confirmations an amount in the project's currency needs."""
 
-    tiers: Annotated[tuple[Tier, ...], AfterValidator(_ascending), Field(max_length=20)]
+    tiers: Tiers
     above: Confirmations = Field(description="For amounts above every tier.")
+    unconfirmed_cap: Cap = None
+
+
+class ConfirmationPolicyChange(Model):
+    """What is to change of it; everything left out stays."""
+
+    tiers: Tiers | None = Field(None, description="All of them: they take the place of those before.")
+    above: Confirmations | None = Field(None, description="For amounts above every tier.")
+    unconfirmed_cap: Cap = None
+
+
+Satoshi = Annotated[Number, Field(ge=0, le=TOLERANCE_MAX_SAT)]
+
+
+class Tolerance(Model):
+    """Differences from the amount due that settle an invoice all the same: the larger of satoshi and per cent.
+
+    In a change everything left out stays, in a new project it is 0.
+    """
+
+    under_sat: Satoshi | None = Field(None, description="So much may be missing.")
+    under_percent: Percent | None = None
+    over_sat: Satoshi | None = Field(None, description="So much may be too much.")
+    over_percent: Percent | None = None
+
+
+AnomalyConfirmations = Annotated[
+    Number,
+    Field(ge=1, le=100, description="At how many confirmations money that changes no invoice is reported. 2 at first."),
+]
+EvictionLimitHours = Annotated[
+    Number,
+    Field(
+        ge=1,
+        le=336,
+        description="How long a payment that has only left the mempool still counts. 72 at first; nodes themselves "
+        "forget after 336.",
+    ),
+]
+
+
+class ProjectSettings(Model):
+    """What a project decides about the money of its invoices. A change is for invoices that are made from then on."""
+
+    tolerance: Tolerance | None = None
+    anomaly_confirmations: AnomalyConfirmations | None = None
+    eviction_limit_hours: EvictionLimitHours | None = None
 
 
 Name = Annotated[Text, Field(min_length=1, max_length=100, pattern=NO_NUL)]
 
 
-class NewProject(Model):
+class NewProject(ProjectSettings):
     """A project to make. It starts in test mode."""
 
     name: Name
     notification_url: WebUrl = Field(description="Where the project's events are posted to.")
     currency: Currency = Field("EUR", description="What the policy's amounts are in.")
-    descriptor: Annotated[Text, Field(min_length=1, max_length=2000, pattern="^[ -~]+$")] | None = Field(
+    descriptor: Annotated[Text, Field(min_length=1, max_length=2000, pattern=PRINTABLE)] | None = Field(
         None,
         description="A ranged public output descriptor, such as wpkh(xpub…/0/*); left out: the server's default. "
         "Projects that name the same one share its addresses.",
@@ -69,7 +135,7 @@ class NewProject(Model):
     confirmation_policy: ConfirmationPolicy | None = None
 
 
-class ProjectChange(Model):
+class ProjectChange(ProjectSettings):
     """What is to change; everything left out stays."""
 
     name: Name | None = None
@@ -77,7 +143,7 @@ class ProjectChange(Model):
     notification_url: WebUrl | None = Field(
         None, description="Also for events that wait; a URL that was disabled by a 410 works again."
     )
-    confirmation_policy: ConfirmationPolicy | None = None
+    confirmation_policy: ConfirmationPolicyChange | None = None
 
 
 class NewInvoice(Model):
@@ -99,7 +165,7 @@ class NewInvoice(Model):
     )
 
 
-Position = Annotated[Text, Field(pattern="^[0-9]{1,18}$")]
+Position = Annotated[Text, Field(pattern=POSITION)]
 
 
 class EventReplay(Model):
@@ -122,6 +188,23 @@ class ProjectPage(Page):
     """Projects, newest first."""
 
     cursor: ProjectId | None = Field(None, description="nextCursor of the page before.")
+
+
+class ReportPage(Page):
+    """Bookings of a project, oldest first."""
+
+    cursor: Position | None = Field(None, description="nextCursor of the page before.")
+    from_: Moment | None = Field(None, alias="from", description="Booked at this time or later.")
+    to: Moment | None = Field(None, description="Booked before this time.")
+    format: Literal["json", "csv"] | None = Field(
+        None, description="csv: the whole range, as with Accept: text/csv; then there are no pages."
+    )
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        if self.from_ is not None and self.to is not None and self.from_ > self.to:
+            raise PydanticCustomError("range", "from is later than to: write the earlier time as from")
+        return self
 
 
 class InvoicePage(Page):

@@ -26,5 +26,5 @@ def test_tiers_ascend_as_numbers(amounts, is_good):
     if is_good:
         assert len(ConfirmationPolicy.model_validate(policy).tiers) == len(amounts)
     else:
-        with pytest.raises(ValidationError, match="above"):
+        with pytest.raises(ValidationError, match="comes after"):
             ConfirmationPolicy.model_validate(policy)
