@@ -188,9 +188,30 @@ MUTANTS = (
         "if payment.coinbase and payment.tx.anchor is not None", "if False",
     ),
     Mutant(
-        "money of an invalid invoice is pending", "ledger",
-        "HELD if standing.status is", "PENDING if standing.status is",
+        "money of an invalid invoice is not held", "ledger",
+        "standing.status is Status.INVALID if payment.counted", "False if payment.counted",
     ),
+    Mutant("what was decided books nothing", "ledger", "return _AFTER[payment.resolution]", "return HELD"),
+    Mutant(
+        "what is not held is moved by a decision", "ledger",
+        "if _is_held(standing, payment):", "if payment.resolution or _is_held(standing, payment):",
+    ),
+    Mutant("a refund is balance", "ledger", "Resolution.REFUNDED: REFUNDED", "Resolution.REFUNDED: CONFIRMED"),
+    Mutant("accepted test money is balance", "ledger", "TEST if test else _AFTER[resolution]", "_AFTER[resolution]"),
+    Mutant(
+        "money that is gone is an exception", "ledger",
+        "return _is_booked(payment) and _is_held(", "return _is_held(",
+    ),
+    Mutant("a judgement forgets what was decided", "invoice", ", resolution=payment.resolution", ""),
+    Mutant("a judgement forgets that it was cancelled", "invoice", ", cancelled_at=standing.cancelled_at", ""),
+    Mutant(
+        "a cancelled invoice waits for its expiry", "invoice",
+        "if standing.cancelled_at is not None:", "if standing.cancelled_at is not None and is_expired(terms, moment):",
+    ),
+    Mutant("a row of the log is not chained", "action_log", "sha256(previous_hash + text", "sha256(text"),
+    Mutant("a row that was altered is believed", "action_log", "if one.hash != hash_of(", "if False and hash_of("),
+    Mutant("rows may be gone from the log", "action_log", "if one.previous_hash != last_hash:", "if False:"),
+    Mutant("the last rows may be gone", "action_log", "if (last_id, last_hash) != end:", "if False:"),
     Mutant(
         "vanished money stays in the ledger", "ledger",
         " and (payment.counted or payment.tx.evicted_at is None)", "",
@@ -240,8 +261,50 @@ MUTANTS = (
         "a payment does not go with its parent", "chain",
         "if parent.is_taken_back:", "if parent.is_taken_back and facts.anchor is not None:",
     ),
-    Mutant("every step of an outage is told", "decisions", "[last] if setting.tell_net else ", ""),
-    Mutant("an anomaly has the number of the event before it", "decisions", "last_sequence + 1", "last_sequence"),
+    Mutant("every step of an outage is told", "decisions", "if step is last or not setting.tell_net:", "if step:"),
+    Mutant(
+        "an anomaly has the number of the event before it", "decisions",
+        "self.invoice.last_sequence + 1, previous_status", "self.invoice.last_sequence, previous_status",
+    ),
+    Mutant("all steps are labelled as the last", "decisions", "telling.label(step)", "telling.label(last)"),
+    Mutant("a label goes with what it was of", "labels", "{*labels, *found}", "{*found}"),
+    Mutant(
+        "two outputs of one transaction are multiple", "labels",
+        "len(counted) > 1 and len(set(counted)) > 1", "len(counted) > 1",
+    ),
+    Mutant(
+        "every replacement is a double spend", "labels",
+        "Label.REPLACED if takes_its_place else Label.DOUBLE_SPENT", "Label.DOUBLE_SPENT",
+    ),
+    Mutant(
+        "what never counted vanishes", "labels",
+        "not payment.counted and _had_counted(before, payment)", "not payment.counted",
+    ),
+    Mutant(
+        "times are written without microseconds", "codec",
+        "datetime: datetime.isoformat,", 'datetime: lambda at: at.isoformat(timespec="seconds"),',
+    ),
+    Mutant(
+        "a payment is written down once", "judgements",
+        "if before != noted.payments[payment.key]:", "if before is None:",
+    ),
+    Mutant(
+        "a past that was not written down is not noticed", "judgements",
+        "if has_past and invoice.noted.invoice is None else []", "if False else []",
+    ),
+    Mutant(
+        "made again, payments forget what was judged of them", "replay",
+        'if "past" not in facts and payment.key in known:', "if False:",
+    ),
+    Mutant("bodies may differ in bytes", "replay", "kept.body == made.body", "len(kept.body) == len(made.body)"),
+    Mutant(
+        "the ledger is not compared", "replay",
+        "if again.is_settled and dict(stored.booked) != true:", "if False:",
+    ),
+    Mutant(
+        "a confirmation is promised a block late", "explain",
+        "anchor.height for anchor in anchors) + required - 1", "anchor.height for anchor in anchors) + required",
+    ),
     Mutant(
         "the oldest payments are shown", "payloads",
         "payments[-MAX_PAYMENTS_SHOWN:]", "payments[:MAX_PAYMENTS_SHOWN]",

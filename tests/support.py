@@ -3,6 +3,7 @@
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
+from watcher.rules.labels import at_creation
 from watcher.rules.policy import Policy, to_json
 from watcher.runtime.db import Pool
 from watcher.runtime.ids import new_id
@@ -49,9 +50,9 @@ async def add_invoice(
     )
     await pool.execute(
         "INSERT INTO invoice (id, project_id, test, amount, currency, amount_due_sat, quote_id, script_pubkey, "
-        "created_at, expires_at, required_confirmations, judge_at, unconfirmed_cap_sat) "
-        "VALUES ($1, $2, $3, $4, 'EUR', $5, $6, $7, $8, $9, $10, $11, $12)",
+        "created_at, expires_at, required_confirmations, judge_at, labels, unconfirmed_cap_sat) "
+        "VALUES ($1, $2, $3, $4, 'EUR', $5, $6, $7, $8, $9, $10, $11, $12, $13)",
         invoice_id, project_id, test, Decimal(due_sat) / 2000, due_sat, quote_id, script_pubkey, now, expires_at,
-        confirmations, expires_at + timedelta(seconds=1), cap_sat,
+        confirmations, expires_at + timedelta(seconds=1), list(at_creation(test=test)), cap_sat,
     )  # fmt: skip
     return invoice_id

@@ -14,6 +14,7 @@ from watcher.bitcoind.client import node_client
 from watcher.bitcoind.decode import DecodeError, Transaction, parse_block, parse_transaction
 from watcher.bitcoind.jsonrpc import RpcError
 from watcher.bitcoind.rpc import BitcoindRpc, BlockPruned, Scan
+from watcher.rules.action_log import LoggedAction, check_log
 from watcher.rules.audit import (
     Body,
     Finding,
@@ -29,15 +30,17 @@ from watcher.rules.audit import (
 from watcher.rules.books import Books, check_invoice, check_unassigned
 from watcher.rules.health import WORKING
 from watcher.rules.invoice import Moment
+from watcher.rules.replay import replay
 from watcher.rules.types import BlockId
 from watcher.runtime import migrate
 from watcher.runtime.config import Settings
 from watcher.runtime.db import Connection, Pool, open_pool, passing_errors_as_transient
 from watcher.runtime.errors import Misconfigured, Rejected, Transient, Unavailable
+from watcher.store import actions, chain, journal, judgements, records
 from watcher.store import audit as store
-from watcher.store import chain, journal, records
 
 ROWS_AT_ONCE = 1_000
+REPLAYED_AT_ONCE = 100  # with all their judgements and events
 DEFAULT_BLOCKS = 1_000
 DEFAULT_BEYOND = 1_000
 
@@ -57,13 +60,15 @@ PAUSE_SECONDS = 0.25
 class Scope:
     """What is looked at: the blocks `first` .. `last` (the last thousand up to our tip), or the unspent outputs.
 
-    Of unspent outputs those of `beyond` indexes after the derived ones are looked at too.
+    Of unspent outputs those of `beyond` indexes after the derived ones are looked at too. With `replay` every invoice
+    is judged a second time.
     """
 
     first: int | None = None
     last: int | None = None
     utxo: bool = False
     beyond: int = DEFAULT_BEYOND
+    replay: bool = False
 
 
 async def examine(settings: Settings, scope: Scope) -> AsyncIterator[Finding | Note]:
@@ -123,19 +128,21 @@ class Audit:
 
     async def _findings(self) -> AsyncIterator[Finding]:
         scan = await self._scan() if self.scope.utxo else None
-        await self._let_the_watcher_follow()
+        await self.let_the_watcher_follow()
         async with self.pool.acquire() as connection, connection.transaction():
             await connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
             state = await chain.state(connection)
             if state is None:
                 self._notes.append(Note("the watcher was never started: there is nothing to look at yet"))
                 return
-            await self._check_node(state)
+            await self.check_node(state)
             for finding in await self._blocks(connection, state.tip):
                 yield finding
             for finding in await (self._unspent(connection, scan) if scan else self._walked(connection)):
                 yield finding
             async for finding in self._stored(connection, state):
+                yield finding
+            async for finding in self._replayed(connection):
                 yield finding
             absent = await self._not_in_mempool(connection)
         for finding in await self._still_not_in_mempool(absent):
@@ -154,19 +161,40 @@ class Audit:
                 yield finding
         async for finding in _books(connection, state):
             yield finding
+        for finding in await _action_log(connection):
+            yield finding
+        for finding in await store.wrong_resolutions(connection):
+            yield finding
         if count := await store.unjudged(connection):
             self._notes.append(Note(f"{count} invoices wait for the watcher to judge them, and were not looked at"))
 
+    async def _replayed(self, connection: Connection) -> AsyncIterator[Finding]:
+        """The invoices whose history comes out differently when they are judged again; none unless that is wanted."""
+        last_id, unknown = "", 0
+        while self.scope.replay and (ids := await store.invoices_after(connection, last_id, REPLAYED_AT_ONCE)):
+            last_id = ids[-1]
+            for stored in await judgements.stored(connection, ids):
+                report = replay(stored)
+                unknown += report.known_from != 1
+                if not report.is_same:
+                    events = (f"event {line.sequence}: {line.difference}" for line in report.lines if line.difference)
+                    detail = "; ".join([*events, *report.differences])
+                    yield Finding("wrong_history", stored.invoice.id, detail, invoice_id=stored.invoice.id)
+        if unknown:
+            text = f"{unknown} invoices were judged before judgements were written down; that was not repeated"
+            self._notes.append(Note(text))
+
     # What we rest upon
 
-    async def _check_node(self, state: chain.ChainState) -> None:
+    async def check_node(self, state: chain.ChainState) -> None:
+        """Raise `Misconfigured` for a node of another chain."""
         if await self.rpc.block_hash_at(0) != state.genesis_hash:
             raise Misconfigured(
                 f"the database follows another chain ({state.network}) than this node",
                 "name the node that the watcher follows by --bitcoind-url",
             )
 
-    async def _let_the_watcher_follow(self) -> None:
+    async def let_the_watcher_follow(self) -> None:
         """Give an active watcher the time to take in the newest blocks, so that nothing under way is called wrong."""
         for _ in range(int(FOLLOWING_SECONDS / PAUSE_SECONDS)):
             state = await chain.state(self.pool)
@@ -376,6 +404,14 @@ async def _outputs(connection: Connection, block: BlockId, transactions: Iterabl
         for vout, (amount_sat, script) in enumerate(tx.outputs)
         if script in ours and amount_sat
     ]
+
+
+async def _action_log(connection: Connection) -> list[Finding]:
+    """What shows that the log of operators' actions is not what was written."""
+    logged: list[LoggedAction] = []
+    while rows := await actions.chain_after(connection, logged[-1].id if logged else 0, ROWS_AT_ONCE):
+        logged += rows
+    return list(check_log(logged, await actions.end(connection)))
 
 
 async def _books(connection: Connection, state: chain.ChainState) -> AsyncIterator[Finding]:

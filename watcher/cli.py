@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
-from watcher import __version__, commands
+from watcher import __version__, commands, history_commands, operator_commands
 from watcher.command_line import Json
 from watcher.command_line import group as _group
 from watcher.command_line import say as _say
@@ -31,6 +31,7 @@ descriptor = _group("Descriptors: which addresses were given out, and which may 
 rate = _group("Rates: what a bitcoin costs, and who says so.")
 config = _group("Settings.")
 chain = _group("The chain that is followed.")
+history_commands.add_to(commands.invoice)
 app.add_typer(commands.project, name="project")
 app.add_typer(commands.invoice, name="invoice")
 app.add_typer(db, name="db")
@@ -134,6 +135,10 @@ def _audit(
     reason: Annotated[
         str | None, typer.Option(metavar="TEXT", help="With --heal: why; it is kept with what was done.")
     ] = None,
+    replay: Annotated[
+        bool,
+        typer.Option("--replay", help="Also judge every invoice a second time, as `paywatch invoice replay` does."),
+    ] = False,
     as_json: Json = False,
 ) -> int:
     """Prove payments against the node, and all books against the payments. Exits 1 with findings.
@@ -152,7 +157,7 @@ def _audit(
         raise typer.BadParameter("healing needs a reason, which is kept with what is done", param_hint="--reason")
     if reason is not None and not heal:
         raise typer.BadParameter("a reason is for --heal alone", param_hint="--reason")
-    scope = Scope(from_height, to_height, utxo, DEFAULT_BEYOND if beyond is None else beyond)
+    scope = Scope(from_height, to_height, utxo, DEFAULT_BEYOND if beyond is None else beyond, replay)
     work = _heal(settings, scope, reason, as_json) if heal and reason else _examine(settings, scope, as_json)
     return 0 if asyncio.run(work) else 1
 
@@ -332,6 +337,7 @@ rate.command("show")(with_settings(_rate_show, RATES))
 descriptor.command("list")(with_settings(_descriptor_list, ("database_url", "gap_limit")))
 descriptor.command("export")(with_settings(_descriptor_export, DATABASE))
 descriptor.command("skip")(with_settings(_descriptor_skip))
+operator_commands.register(app)
 
 
 @config.command("reference")

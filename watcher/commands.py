@@ -333,13 +333,14 @@ def _invoice_list(
     *,
     project_id: Annotated[str | None, typer.Option("--project", metavar="ID", help="Of this project.")] = None,
     status: Annotated[str | None, typer.Option(help="In this status, such as UNDERPAID.")] = None,
+    label: Annotated[str | None, typer.Option(help="With this label, such as late.")] = None,
     reference: Annotated[str | None, typer.Option(help="With this reference.")] = None,
     limit: Limit = 50,
     cursor: Cursor = None,
     as_json: Json = False,
 ) -> int:
     """List invoices, newest first."""
-    query = _given(projectId=project_id, status=status, reference=reference, limit=limit, cursor=cursor)
+    query = _given(projectId=project_id, status=status, label=label, reference=reference, limit=limit, cursor=cursor)
     found = _document(settings, "GET", "/invoices", query=query)
     _say_list(found, ("id", "status", "amount", "currency", "paidBtc", "reference"), as_json)
     return 0
@@ -349,6 +350,19 @@ def _invoice_show(settings: Settings, *, invoice_id: InvoiceId, as_json: Json = 
     """Show an invoice with its payments."""
     found = _document(settings, "GET", "/invoices/{id}", invoice_id)
     say(found, _lines(found), as_json)
+    return 0
+
+
+def _invoice_cancel(
+    settings: Settings,
+    *,
+    invoice_id: InvoiceId,
+    reason: Annotated[str, typer.Option(metavar="TEXT", help="Why; it is kept in the log of actions.")],
+    as_json: Json = False,
+) -> int:
+    """Make a NEW invoice EXPIRED; its merchant is told. Money that comes later is an anomaly."""
+    found = _document(settings, "POST", "/invoices/{id}/cancel", invoice_id, body={"reason": reason})
+    say(found, f"{found['id']} is {found['status']} ({found['reason']})", as_json)
     return 0
 
 
@@ -363,3 +377,4 @@ project.command("report")(with_settings(_project_report, DATABASE))
 invoice.command("create")(with_settings(_invoice_create, ALL))
 invoice.command("list")(with_settings(_invoice_list, _DOCUMENTS))
 invoice.command("show")(with_settings(_invoice_show, _DOCUMENTS))
+invoice.command("cancel")(with_settings(_invoice_cancel, _DOCUMENTS))

@@ -14,18 +14,20 @@ Locks are always taken in the order invoice, confirmation, project.
 import asyncio
 import contextlib
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
+from watcher.rules.decisions import confirm_without_payment
+from watcher.rules.judgements import confirmed, frozen
 from watcher.rules.money import btc_text
-from watcher.rules.payloads import EVENT_TYPES, EventHead, status_event
+from watcher.rules.payloads import EVENT_TYPES
 from watcher.rules.record import Invoice
-from watcher.rules.types import Reason, Standing, Status
+from watcher.rules.types import Reason, Status
 from watcher.runtime.db import Connection, Pool, Row
 from watcher.runtime.errors import Broken, Rejected
 from watcher.runtime.ids import new_id
-from watcher.store import confirmations, invoices, journal, outbox, payments, records
+from watcher.store import confirmations, invoices, journal, judgements, outbox, payments, records
 
 ANSWERS = "paywatch_answers"  # the notifier rings here with the invoice's id
 POLL_SECONDS = 1.0
@@ -97,19 +99,10 @@ async def _click(connection: Connection, invoice_id: str, base_url: str) -> int 
 
 async def _freeze(connection: Connection, invoice: Invoice, url: str, base_url: str) -> None:
     """Fix the event that tells of the confirmation."""
-    now = datetime.now(UTC)
-    head = EventHead(new_id("evt"), invoice.last_sequence + 1, invoice.standing.status, now)
-    confirmed = replace(
-        invoice,
-        standing=Standing(
-            Status.CONFIRMED, Reason.CONFIRMED_WITHOUT_PAYMENT, invoice.terms.amount_due_sat,
-            reached_due=True, set_closed=True, confirmed_without_payment=True,
-        ),
-        last_sequence=head.sequence,
-        confirmed_at=now,
-    )  # fmt: skip
-    _, body = status_event(confirmed, head, await invoices.tip_height(connection), base_url)
-    await confirmations.freeze(connection, invoice.id, head.id, head.sequence, body, url)
+    now, tip_height = datetime.now(UTC), await invoices.tip_height(connection)
+    _, told = confirm_without_payment(invoice, new_id("evt"), now, tip_height, base_url)
+    await confirmations.freeze(connection, invoice.id, told.id, told.sequence, told.body, url)
+    await judgements.write(connection, frozen(invoice, tip_height, now, base_url), now)
 
 
 async def _wait(pool: Pool, invoice_id: str, click: int, rung: asyncio.Event) -> Answer:
@@ -160,6 +153,7 @@ async def _confirm(connection: Connection, invoice: Invoice, row: Row, now: date
     if invoice.standing.status is not Status.NEW or row["sequence"] != invoice.last_sequence + 1:
         raise Broken(f"{invoice.id} changed while its confirmation was under way")
     await confirmations.confirm_invoice(connection, invoice.id, row["sequence"], now)
+    await judgements.write(connection, [confirmed(invoice.id, now)], now)
     event = outbox.NewEvent(
         row["event_id"], invoice.project_id, invoice.id, EVENT_TYPES[Status.CONFIRMED], row["sequence"], row["body"]
     )

@@ -17,13 +17,23 @@ from watcher.bitcoind.decode import DecodeError, Transaction, parse_block, parse
 from watcher.bitcoind.rpc import BlockPruned
 from watcher.rules.audit import Finding, Note, display
 from watcher.rules.chain import Arrival
-from watcher.rules.heal import RESTORE, Remedy, advice_for, blocked_invoices, remedy_of, told_past, told_standing
+from watcher.rules.heal import (
+    RESTORE,
+    Remedy,
+    advice_for,
+    blocked_invoices,
+    is_log_broken,
+    remedy_of,
+    told_past,
+    told_standing,
+)
+from watcher.rules.judgements import healed
 from watcher.rules.types import BlockId, Status, TxFacts, TxState
 from watcher.runtime.config import Settings
 from watcher.runtime.db import Connection
 from watcher.runtime.errors import Transient
+from watcher.store import actions, chain, journal, judgements, payments, records, unassigned
 from watcher.store import audit as read
-from watcher.store import chain, journal, payments, records, unassigned
 from watcher.store import heal as store
 
 ATTEMPTS = 5
@@ -41,6 +51,7 @@ UNKNOWN = (
 NOT_OURS = "a payment of it is stored that is none of its outputs to us: "
 NO_BYTES = "the node does not have its bytes; what is known of where it is was stored, but "
 NO_ADDRESS = "the row of the address that it pays is gone: "
+LOG_BROKEN = "the log of operators' actions is not what was written, so what was decided is not known: "
 AHEAD = "our tip is not in the node's best chain: let the watcher follow it first"
 
 
@@ -80,6 +91,7 @@ class _Plan:
     blocks: list[tuple[BlockId, datetime]] = field(default_factory=list)
     refused: dict[bytes, str] = field(default_factory=dict)
     refused_invoices: set[str] = field(default_factory=set)
+    is_log_broken: bool = False  # then no decision about a payment is known for sure
 
 
 async def heal(settings: Settings, scope: Scope, reason: str) -> AsyncIterator[Healed | Note]:
@@ -91,15 +103,16 @@ async def heal(settings: Settings, scope: Scope, reason: str) -> AsyncIterator[H
                 yield result
             else:
                 findings.append(result)
-        for healed in await _heal(audit, findings, reason) if findings else []:
+        for healed in await set_right(audit, findings, "heal", reason) if findings else []:
             yield healed
 
 
-async def _heal(audit: Audit, findings: list[Finding], reason: str) -> list[Healed]:
+async def set_right(audit: Audit, findings: list[Finding], action: str, reason: str) -> list[Healed]:
+    """Do about findings what can be done, logged as this action; what became of each. Raises `Moved`."""
     for attempt in range(1, ATTEMPTS + 1):
         plan = await _Planner(audit, findings).plan()
         try:
-            return await _write(audit, plan, findings, reason)
+            return await _write(audit, plan, findings, action, reason)
         except Moved:
             if attempt == ATTEMPTS:
                 raise
@@ -129,6 +142,7 @@ class _Planner:
         for txid in plan.refused:
             plan.refused_invoices |= await store.invoices_of(self.audit.pool, txid, [])
         plan.refused_invoices |= blocked_invoices(self.findings)
+        plan.is_log_broken = is_log_broken(self.findings)
         return plan
 
     async def _decide(self, plan: _Plan, truths: Mapping[bytes, _Truth]) -> None:
@@ -287,7 +301,7 @@ def _body(txid: bytes, raw: bytes | None) -> Transaction | None:
 # Writing
 
 
-async def _write(audit: Audit, plan: _Plan, findings: list[Finding], reason: str) -> list[Healed]:
+async def _write(audit: Audit, plan: _Plan, findings: list[Finding], action: str, reason: str) -> list[Healed]:
     """One transaction; nothing at all is written when nothing can be healed. Raises `Moved`."""
     healed = [_outcome(one, plan) for one in findings]
     done = [one.finding for one in healed if one.done]
@@ -300,15 +314,21 @@ async def _write(audit: Audit, plan: _Plan, findings: list[Finding], reason: str
         now = datetime.now(UTC)
         touched = {one.invoice_id for one in done if one.invoice_id and remedy_of(one) is Remedy.REJUDGE}
         moved = await _write_facts(connection, plan, touched, now)
-        await unassigned.post(connection, [one.script_pubkey for one in done if one.script_pubkey], now)
+        scripts = [one.script_pubkey for one in done if one.script_pubkey]
+        if not plan.is_log_broken:
+            restored = await store.restore_resolutions(connection)
+            touched |= {row["invoice_id"] for row in restored if row["invoice_id"]}
+            scripts += [row["script_pubkey"] for row in restored if not row["invoice_id"]]
+        await unassigned.post(connection, scripts, now)
         if any(remedy_of(one) is Remedy.COUNTER for one in done):
             await store.raise_counters(connection)
         told_again = {one.invoice_id for one in done if remedy_of(one) is Remedy.REJUDGE and one.invoice_id}
         await _write_past(connection, touched, told_again, moved)
         await store.take_back_bookings(connection, touched, now)
+        await _write_down(connection, touched, now)
         await payments.mark_pending(connection, touched)
         detail = {"findings": [_told(one) for one in done], "tip": plan.tip.height, "invoices": sorted(touched)}
-        number = await store.log_action(connection, "heal", reason, detail, now)
+        number = await actions.log(connection, actions.COMMAND_LINE, action, reason, detail, now)
         await journal.note(connection, await _lines(connection, touched, plan, done, number, reason), now)
     return healed
 
@@ -323,8 +343,9 @@ def _outcome(finding: Finding, plan: _Plan) -> Healed:
         return Healed(finding, done=False, advice=plan.refused.get(finding.txid or b"", UNKNOWN))
     if finding.kind in ("wrong_raw", "wrong_inputs") and finding.txid and not plan.arrivals[finding.txid][1]:
         return Healed(finding, done=False, advice=NO_BYTES + RESTORE)
-    if remedy is Remedy.REJUDGE and finding.invoice_id in plan.refused_invoices:
-        return Healed(finding, done=False, advice=BLOCKED + RESTORE)
+    is_blocked = remedy is Remedy.REJUDGE and finding.invoice_id in plan.refused_invoices
+    if is_blocked or (remedy is Remedy.RESOLUTION and plan.is_log_broken):
+        return Healed(finding, done=False, advice=(BLOCKED if is_blocked else LOG_BROKEN) + RESTORE)
     return Healed(finding, done=True)
 
 
@@ -368,6 +389,12 @@ async def _write_past(
                 past = told_past(told, f"{display(payment.tx.txid)}:{payment.vout}")
                 if past is not None:
                     await store.set_past(connection, payment.key, past, is_confirmed=is_confirmed)
+
+
+async def _write_down(connection: Connection, touched: set[str], now: datetime) -> None:
+    """What is known of these invoices from here on, and was not judged."""
+    invoices = await records.load(connection, sorted(touched))
+    await judgements.write(connection, [healed(invoice) for invoice in invoices.values()], now)
 
 
 def _told(finding: Finding) -> dict[str, Any]:

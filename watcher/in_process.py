@@ -20,10 +20,11 @@ from watcher.runtime import log, migrate
 from watcher.runtime.config import Settings
 from watcher.runtime.db import PASSING_ERRORS, open_pool
 from watcher.runtime.errors import PaywatchError, Rejected, Transient, Unavailable
+from watcher.store.actions import COMMAND_LINE
 from watcher.store.api_keys import Principal
 from watcher.store.witness import Witness
 
-OPERATOR = Principal("command line", None)
+OPERATOR = Principal(COMMAND_LINE, None)
 
 _ROUTES = {(route.method, route.path): route for route in ROUTES}
 

@@ -15,16 +15,18 @@ import structlog
 
 from watcher import metrics
 from watcher.rules.chain import Change
-from watcher.rules.decisions import Decision, Setting, decide
+from watcher.rules.decisions import Decision, Setting
 from watcher.rules.exposure import Exposure, needs_exposure
 from watcher.rules.invoice import Moment
+from watcher.rules.judgements import Row as Noting
+from watcher.rules.judgements import noted_decision
 from watcher.rules.record import Invoice
 from watcher.rules.timeline import payment_note
 from watcher.rules.types import TxFacts
 from watcher.runtime.db import Connection, Pool, Row
 from watcher.runtime.errors import Transient
 from watcher.runtime.ids import new_id
-from watcher.store import chain, journal, outbox, payments, records, unassigned
+from watcher.store import chain, journal, judgements, outbox, payments, records, unassigned
 
 log = structlog.get_logger()
 
@@ -134,30 +136,34 @@ class Pipeline:
             await payments.mark_pending(connection, busy)
         setting = Setting(moment, self.base_url, tell_net, self._new_event_id)
         judged = [invoice for invoice in invoices.values() if invoice.id not in busy]
-        decisions = await _decide(connection, judged, setting)
+        made = await _decide(connection, judged, setting)
+        decisions = [decision for decision, _ in made]
         notes = [(decision.invoice.id, note.kind, note.detail) for decision in decisions for note in decision.notes]
         if lines or notes:
             await journal.note(connection, [*lines, *notes], moment.now)
         if decisions:
-            await _write(connection, judged, decisions, moment.now)
+            await judgements.write(connection, [row for _, rows in made for row in rows], moment.now)
+            await write_decisions(connection, judged, decisions, moment.now)
         return [note for note in notes if "sequence" in note[2]]
 
 
-async def _decide(connection: Connection, invoices: Sequence[Invoice], setting: Setting) -> list[Decision]:
+async def _decide(
+    connection: Connection, invoices: Sequence[Invoice], setting: Setting
+) -> list[tuple[Decision, list[Noting]]]:
     """Judge one after another: what one is accepted with, the next cannot have."""
     needing = [invoice for invoice in invoices if needs_exposure(invoice)]
     if not needing:
-        return [decide(invoice, setting) for invoice in invoices]
+        return [noted_decision(invoice, setting) for invoice in invoices]
     projects = {invoice.project_id for invoice in needing}
     others_sat = await payments.exposed(connection, projects, [invoice.id for invoice in invoices])
     exposure = Exposure(others_sat, invoices)
-    decisions = []
+    made = []
     for invoice in invoices:
         moment = replace(setting.moment, accepted_sat=exposure.beside_sat(invoice))
-        decision = decide(invoice, replace(setting, moment=moment))
+        decision, rows = noted_decision(invoice, replace(setting, moment=moment))
         exposure.judged(invoice, decision.invoice)
-        decisions.append(decision)
-    return decisions
+        made.append((decision, rows))
+    return made
 
 
 def _tell(tip_height: int, notes: Sequence[journal.Line]) -> None:
@@ -209,10 +215,13 @@ async def _inherit(connection: Connection, change: Change) -> None:
         await payments.inherit(connection, [*present, *(item.facts.txid for item in change.arrivals)], gone)
 
 
-async def _write(
+async def write_decisions(
     connection: Connection, judged: Sequence[Invoice], decisions: Sequence[Decision], now: datetime
 ) -> None:
-    """Write decisions: invoices and payments, ledger, events with deliveries."""
+    """Write decisions about locked invoices: themselves and their payments, ledger, events with deliveries.
+
+    `judged` are the invoices as they were loaded, in the order of the decisions. The timeline is the caller's.
+    """
     await records.save(connection, [
         (decision.invoice, records.Due(decision.judge_at, decision.judge_at_height, decision.report_at_height))
         for decision in decisions

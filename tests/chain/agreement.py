@@ -9,6 +9,8 @@ from typing import Any
 from regtest.wait import WaitTimeout, wait_for
 from regtest.wallet import sat
 from tests.watcher.bitcoind.watching import Watching
+from watcher.rules.replay import replay
+from watcher.store import judgements
 
 Places = dict[tuple[str, int], tuple[int, str]]
 """(txid, vout) of an output that pays us: satoshi, and the hash of its block or "mempool"."""
@@ -34,6 +36,7 @@ async def agree(watching: Watching) -> None:
     assert stored == node
     await _check_books(watching)
     await _check_events(watching)
+    await _check_histories(watching)
 
 
 async def booked(watching: Watching, invoice: str) -> dict[str, int]:
@@ -151,3 +154,14 @@ async def _check_events(watching: Watching) -> None:
         "SELECT (SELECT count(*) FROM event), (SELECT count(DISTINCT event_id) FROM delivery)"
     )
     assert events == deliveries
+
+
+async def _check_histories(watching: Watching) -> None:
+    """Every invoice, judged a second time from what was written down, has the same history."""
+    async with watching.pool.acquire() as connection, connection.transaction(isolation="repeatable_read"):
+        ids = [row["id"] for row in await connection.fetch("SELECT id FROM invoice")]
+        stored = await judgements.stored(connection, ids)
+    for one in stored:
+        report = replay(one)
+        assert report.is_same, (one.invoice.id, report)
+        assert report.known_from == 1

@@ -1,5 +1,6 @@
 """Payments as they come, odd ones too: each is found once, with its exact sum, whatever carries it."""
 
+from datetime import UTC, datetime
 from itertools import count
 
 import pytest
@@ -220,3 +221,23 @@ async def test_a_txid_that_a_third_party_has_changed_is_the_same_payment(followi
     assert await following.facts(txid, await chain.txid_of(changed)) == [("conflicted", None), ("anchored", block)]
     assert await following.told(invoice) == [("UNCONFIRMED", PAID), ("CONFIRMED", PAID)]
     assert await booked(following, invoice) == {"confirmed": DUE}
+
+
+async def test_a_payment_a_year_after_expiry_is_found_held_and_told(watching: Watching):
+    invoice, address = await watching.invoice()
+    await watching.pool.execute(
+        "UPDATE invoice SET created_at = created_at - interval '1 year', expires_at = expires_at - interval '1 year', "
+        "judge_at = judge_at - interval '1 year'"
+    )
+    await watching.whole()
+    await watching.pipeline.judge_due(datetime.now(UTC), tell_net=False)
+    assert await watching.told(invoice) == [("EXPIRED", NOTHING)]
+    await watching.chain.pay(address, DUE)
+    for _ in range(2):
+        await watching.whole()
+        assert await watching.told(invoice) == [("EXPIRED", NOTHING)]
+        assert await booked(watching, invoice) == {"pending": DUE}
+        await watching.chain.mine()
+    await watching.whole()
+    assert await watching.told(invoice) == [("EXPIRED", NOTHING), ("paid_late", PAID)]
+    assert await booked(watching, invoice) == {"held": DUE}

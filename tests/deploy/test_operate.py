@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from regtest.state import NotRunning
-from watcher.rules.heal import REMEDY_OF, Remedy
+from watcher.rules.heal import ASKED, REMEDY_OF, Remedy
 from watcher.rules.health import Health
 from watcher.runtime.errors import Misconfigured, Rejected, Unavailable
 
@@ -18,7 +18,7 @@ COMMANDS = "\n".join(re.findall(r"```console\n(.*?)```", TEXT, re.DOTALL))
 VERBS = sorted(
     set(
         re.findall(
-            r"(?<![-/])\bpaywatch ((?:db |key |descriptor )?[a-z]+(?: --[a-z-]+(?=$))?)(?: .*)?$",
+            r"(?<![-/])\bpaywatch ((?:db |key |descriptor |project |invoice )?[a-z]+(?: --[a-z-]+(?=$))?)(?: .*)?$",
             COMMANDS,
             re.MULTILINE,
         )
@@ -45,7 +45,7 @@ def test_a_file_that_is_named_exists() -> None:
     named = re.findall(r"\bdeploy/[\w./*-]*\w", COMMANDS)
     assert links
     assert named
-    assert [link for link in links if not (ROOT / "docs" / link).exists()] == []
+    assert [link for link in links if not (ROOT / "docs" / link.partition("#")[0]).exists()] == []
     assert [name for name in named if not any(ROOT.glob(name))] == []
 
 
@@ -56,7 +56,7 @@ def test_every_state_of_the_watcher_is_explained() -> None:
 def test_every_kind_of_finding_is_explained_and_what_is_left_by_heal() -> None:
     section = TEXT.partition("## Audit")[2].partition("\n## ")[0]
     rows = "".join(line.rpartition(" | ")[2] for line in section.splitlines() if line.startswith("| "))
-    assert set(re.findall(r"`([a-z_]+)`", rows)) == REMEDY_OF.keys()
+    assert set(re.findall(r"`([a-z_]+)`", rows)) == REMEDY_OF.keys() - {ASKED}
     left = section.partition("cannot be had from the node:")[2].partition(".")[0]
     assert set(re.findall(r"`(\w+)`", left)) == {kind for kind, remedy in REMEDY_OF.items() if remedy is Remedy.NONE}
 

@@ -20,7 +20,7 @@ async def up(request, tmp_path_factory) -> AsyncIterator[Up]:
     running = Up(tmp_path_factory.mktemp("up"), arguments)
     await running.start()
     yield running
-    audit = await running.command("audit")
+    audit = await running.command("audit", "--replay")
     assert await running.stop() == 0
     assert audit == (0, "everything agrees\n")
 
@@ -40,7 +40,7 @@ async def staged(tmp_path_factory) -> AsyncIterator[Staged]:
     running = Staged(tmp_path_factory.mktemp("staged"))
     await running.start()
     yield running
-    audit = await running.command("audit")
+    audit = await running.command("audit", "--replay")
     assert await running.stop() == 0
     assert audit == (0, "everything agrees\n")
 

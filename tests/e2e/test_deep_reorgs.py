@@ -88,7 +88,7 @@ async def test_below_the_limit_nothing_is_judged_until_an_operator_raises_it(sce
     assert product.told(invoice) == [UNCONFIRMED, CONFIRMED] * 2
     assert product.told(new) == [UNCONFIRMED, CONFIRMED]
     assert await balance(product) == ("0.00800000", "0.00000000")
-    assert await staged.command("audit") == (0, "everything agrees\n")
+    assert await staged.command("audit", "--replay") == (0, "everything agrees\n")
 
 
 async def is_at_tip(product: Product) -> bool:

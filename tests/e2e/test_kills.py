@@ -22,7 +22,7 @@ async def up(tmp_path_factory) -> AsyncIterator[Up]:
     running = Up(tmp_path_factory.mktemp("kills"))
     await running.start()
     yield running
-    audit = await running.command("audit")
+    audit = await running.command("audit", "--replay")
     assert await running.stop() == 0
     assert audit == (0, "everything agrees\n")
 

@@ -182,7 +182,7 @@ async def test_kills_lose_and_double_nothing(kept_running: Staged, kills: int):
         await expect_payments(shop, invoices)
         await expect_events(shop, invoices)
     await expect_one_writer(kept_running)
-    assert await kept_running.command("audit") == (0, "everything agrees\n")
+    assert await kept_running.command("audit", "--replay") == (0, "everything agrees\n")
 
 
 async def strike_at_random(staged: Staged, load: Load, dice: random.Random, kills: int) -> None:

@@ -1,5 +1,6 @@
 """Rates of sources in the running product: watcher and API as processes, a node, and a ticker that lies on demand."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from regtest.wait import free_port, wait_for
 from tests.watcher.api.support import HOOK, Answered, Client
 from tests.watcher.prices.tickers import Tickers, serving
 from tests.watcher.processes import watcher_processes
+from tests.watcher.test_cli import paywatch
 from watcher.runtime.db import Pool
 from watcher.store import api_keys
 
@@ -38,6 +40,12 @@ class Shop:
     chain: Chain
     watcher: Child
     start_watcher: Any
+    settings: dict[str, str]
+
+    async def command(self, *arguments: str) -> tuple[int, str]:
+        """Run `paywatch …` with the settings of the roles; exit code and output."""
+        done = await asyncio.to_thread(paywatch, *arguments, **self.settings)
+        return done.returncode, done.stdout
 
     async def order(self, **fields: Any) -> Answered:
         """Ask for an invoice; if it is made, by a rate that is not stale."""
@@ -114,7 +122,9 @@ async def shop(node: Node, chain: Chain, database_url: str, pool: Pool, tmp_path
         operator = Client(session, url + "/api/v1", key)
         project = await operator.post("/projects", {"name": "shop", "notificationUrl": HOOK, "currency": "EUR"})
         client = operator.with_key(project["apiKey"])
-        yield Shop(client, tickers, chain, watcher, lambda: start(**settings))
+        settings |= {"database_url": database_url, "network": "regtest", "bitcoind_url": node.rpc_url}
+        settings |= {"bitcoind_user": node.rpc_user, "bitcoind_password": node.rpc_password}
+        yield Shop(client, tickers, chain, watcher, lambda: start(**settings), settings)
 
 
 async def test_invoices_are_made_at_the_rate_of_the_sources_or_not_at_all(shop: Shop):
@@ -177,3 +187,11 @@ async def test_payments_are_followed_and_late_ones_valued_whatever_the_sources_d
     await shop.chain.mine(2)
     told = await shop.anomaly(second)
     assert (told["paidBtc"], told["rate"], told["paidAmount"]) == ("0.00100000", None, None)
+    for invoice in (first, second, paid):
+        exit_code, history = await shop.command("invoice", "replay", invoice["id"])
+        assert (exit_code, "DIFFERS" in history) == (0, False), history
+    exit_code, explained = await shop.command("invoice", "explain", first["id"])
+    assert (exit_code, "50050" in explained, "url" in explained) == (0, True, True)
+    assert await shop.command("audit") == (0, "everything agrees\n")
+    exit_code, shown = await shop.command("rate", "show", "EUR")
+    assert (exit_code, shown.startswith("EUR  none: 1 of 2 sources can be used, 2 are needed (url: ")) == (1, True)

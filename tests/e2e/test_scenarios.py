@@ -1,5 +1,7 @@
 """The nine scenarios of the contract: exactly these events, in this order, with these amounts, and no others."""
 
+from collections.abc import Sequence
+
 import pytest
 
 from tests.e2e.product import Product, due_sat
@@ -10,7 +12,9 @@ SMALL = "25.00"  # 0.0005 BTC at 50,000: accepted unconfirmed
 HIGH = "200.00"  # 0.004 BTC: one confirmation
 
 
-async def expect(product: Product, invoice: dict, expected: list[tuple[str, str, str]]) -> None:
+async def expect(
+    product: Product, invoice: dict, expected: list[tuple[str, str, str]], labels: Sequence[str] = ()
+) -> None:
     await product.wait_told(invoice, len(expected))
     await product.fence()
     assert product.told(invoice) == expected
@@ -19,6 +23,9 @@ async def expect(product: Product, invoice: dict, expected: list[tuple[str, str,
     assert all(request.verified for request in product.sink.distinct(invoice["id"]))
     feed = await product.call("GET", f"/invoices/{invoice['id']}/events")
     assert [item["id"] for item in feed["items"]] == [body["eventId"] for body in bodies]
+    assert bodies[-1]["labels"] == (await product.get(invoice))["labels"] == ["test", *labels]
+    exit_code, output = await product.up.command("invoice", "replay", invoice["id"])
+    assert (exit_code, output.splitlines()[-1].split(":")[0]) == (0, "the same history")
 
 
 async def test_1_paid_correctly(product: Product):
@@ -35,7 +42,7 @@ async def test_2_paid_after_expiration(product: Product):
     await product.fence()
     assert len(product.told(invoice)) == 1, "an anomaly is not reported before its second confirmation"
     await product.chain.mine(1)
-    await expect(product, invoice, [("EXPIRED", "0.00000000", "0.00"), ("paid_late", "0.00050000", "25.00")])
+    await expect(product, invoice, [("EXPIRED", "0.00000000", "0.00"), ("paid_late", "0.00050000", "25.00")], ["late"])
     after = await product.get(invoice)
     assert (after["status"], after["paidBtc"], after["paidAmount"]) == ("EXPIRED", "0.00000000", "0.00")
 
@@ -43,7 +50,9 @@ async def test_2_paid_after_expiration(product: Product):
 async def test_3_underpayment(product: Product):
     invoice = await product.invoice(SMALL, expiresIn=3)
     await product.pay(invoice, 20_000)
-    await expect(product, invoice, [("UNDERPAID", "0.00020000", "10.00"), ("INVALID", "0.00020000", "10.00")])
+    await expect(
+        product, invoice, [("UNDERPAID", "0.00020000", "10.00"), ("INVALID", "0.00020000", "10.00")], ["underpaid"]
+    )
 
 
 async def test_4_underpaid_and_the_rest_in_time(product: Product):
@@ -51,7 +60,9 @@ async def test_4_underpaid_and_the_rest_in_time(product: Product):
     await product.pay(invoice, 20_001)
     await product.wait_told(invoice, 1)
     await product.pay(invoice, 29_999)
-    await expect(product, invoice, [("UNDERPAID", "0.00020001", "10.00"), ("CONFIRMED", "0.00050000", "25.00")])
+    await expect(
+        product, invoice, [("UNDERPAID", "0.00020001", "10.00"), ("CONFIRMED", "0.00050000", "25.00")], ["multiple"]
+    )
 
 
 async def test_5_expired(product: Product):
@@ -62,7 +73,7 @@ async def test_5_expired(product: Product):
 async def test_6_overpaid_at_once(product: Product):
     invoice = await product.invoice(SMALL)
     await product.pay(invoice, 60_000)
-    await expect(product, invoice, [("INVALID", "0.00060000", "30.00")])
+    await expect(product, invoice, [("INVALID", "0.00060000", "30.00")], ["overpaid"])
 
 
 async def test_7_overpaid_in_two(product: Product):
@@ -70,7 +81,12 @@ async def test_7_overpaid_in_two(product: Product):
     await product.pay(invoice, 30_000)
     await product.wait_told(invoice, 1)
     await product.pay(invoice, 40_000)
-    await expect(product, invoice, [("UNDERPAID", "0.00030000", "15.00"), ("INVALID", "0.00070000", "35.00")])
+    await expect(
+        product,
+        invoice,
+        [("UNDERPAID", "0.00030000", "15.00"), ("INVALID", "0.00070000", "35.00")],
+        ["overpaid", "multiple"],
+    )
 
 
 async def test_8_unconfirmed(product: Product):
@@ -89,7 +105,7 @@ async def test_9_replaced_in_the_mempool(product: Product):
     txid = await product.pay(invoice)
     await product.wait_told(invoice, 1)
     await product.chain.cancel(txid)
-    await expect(product, invoice, DOUBLE_SPENT)
+    await expect(product, invoice, DOUBLE_SPENT, ["double_spent"])
     assert (await product.get(invoice))["reason"] == "double_spent"
 
 
@@ -98,7 +114,7 @@ async def test_9_conflicted_by_a_mined_block(product: Product):
     txid = await product.pay(invoice)
     await product.wait_told(invoice, 1)
     await product.chain.double_spend(txid, mined=True)
-    await expect(product, invoice, DOUBLE_SPENT)
+    await expect(product, invoice, DOUBLE_SPENT, ["double_spent"])
 
 
 async def test_9_reorganised_away_and_conflicted(product: Product):
@@ -106,8 +122,9 @@ async def test_9_reorganised_away_and_conflicted(product: Product):
     txid = await product.pay(invoice)
     await product.wait_told(invoice, 1)
     await product.chain.mine(1)
+    await product.fence()  # the watcher has seen the block
     await product.chain.reorg(1, conflict_of=txid)
-    await expect(product, invoice, DOUBLE_SPENT)
+    await expect(product, invoice, DOUBLE_SPENT, ["double_spent", "reorged"])
 
 
 async def test_an_accepted_payment_is_taken_back_by_the_chain(product: Product):
@@ -122,6 +139,6 @@ async def test_an_accepted_payment_is_taken_back_by_the_chain(product: Product):
     await expect(product, invoice, [
         ("UNCONFIRMED", "0.00400000", "200.00"), ("CONFIRMED", "0.00400000", "200.00"),
         ("INVALID", "0.00000000", "0.00"),
-    ])  # fmt: skip
+    ], ["double_spent", "reorged"])  # fmt: skip
     assert due_sat(invoice) == 400_000
     assert "confirmed" in before

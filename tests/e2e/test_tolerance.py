@@ -1,5 +1,6 @@
 """Tolerance on the running product: exactly at the limit and one satoshi beside it, as a shop is told."""
 
+import json
 from typing import Any
 
 import pytest
@@ -89,6 +90,8 @@ async def test_at_expiry_the_limit_decides(tolerant: Product):
 )
 async def test_a_reorg_that_takes_a_part_leaves_what_is_still_tolerated(tolerant: Product, lost: str, told: list[str]):
     """200.00 EUR: of 400,000 sat 4,000 may be missing, with and without the payment of 3,000."""
+    project, operator = f"/projects/{tolerant.project['id']}", tolerant.up.links["operatorKey"]
+    await tolerant.call("PATCH", project, {"mode": "live"}, key=operator)
     invoice = await tolerant.invoice("200.00", confirmations=1)
     amounts_sat = {"first": 396_000, "second": 3_000}
     txids = {}
@@ -106,3 +109,10 @@ async def test_a_reorg_that_takes_a_part_leaves_what_is_still_tolerated(tolerant
     await expect(tolerant, invoice, before + [status(name, left_sat) for name in told])
     missing_sat = 0 if lost == "second" else 397_000
     assert (await tolerant.get(invoice))["remainingBtc"] == btc(missing_sat)
+    report = await tolerant.call("GET", f"{project}/report?limit=200")
+    lines = [(line["kind"], line["btc"]) for line in report["items"] if line["invoiceId"] == invoice["id"]]
+    again = [("confirmed", btc(left_sat))] if lost == "second" else []
+    assert lines == [("confirmed", "0.00399000"), ("reversed", "-0.00399000"), *again]
+    assert report["totals"]["btc"] == (await tolerant.call("GET", f"{project}/balance"))["confirmed"]
+    exit_code, told_by_command = await tolerant.up.command("project", "report", tolerant.project["id"], "--json")
+    assert (exit_code, json.loads(told_by_command)) == (0, report)

@@ -1,3 +1,54 @@
+CREATE FUNCTION public.chain_operator_action() RETURNS trigger
+    LANGUAGE plpgsql
+    AS $$
+DECLARE
+  log operator_log;
+BEGIN
+  SELECT * INTO STRICT log FROM operator_log FOR UPDATE;
+  NEW.id := log.last_id + 1;
+  NEW.previous_hash := log.last_hash;
+  NEW.hash := operator_action_hash(NEW);
+  UPDATE operator_log SET last_id = NEW.id, last_hash = NEW.hash;
+  RETURN NEW;
+END
+$$;
+CREATE TABLE public.operator_action (
+    id bigint NOT NULL,
+    happened_at timestamp with time zone NOT NULL,
+    action text NOT NULL,
+    reason text NOT NULL,
+    detail jsonb NOT NULL,
+    actor text NOT NULL,
+    previous_hash bytea NOT NULL,
+    hash bytea NOT NULL,
+    CONSTRAINT operator_action_action_check CHECK ((action ~ '^[a-z_]+$'::text)),
+    CONSTRAINT operator_action_actor_check CHECK ((actor <> ''::text)),
+    CONSTRAINT operator_action_hash_check CHECK ((octet_length(hash) = 32)),
+    CONSTRAINT operator_action_previous_hash_check CHECK ((octet_length(previous_hash) = 32)),
+    CONSTRAINT operator_action_reason_check CHECK ((reason <> ''::text))
+);
+CREATE FUNCTION public.operator_action_hash(a public.operator_action) RETURNS bytea
+    LANGUAGE sql STABLE
+    AS $$
+  SELECT sha256(a.previous_hash || convert_to(jsonb_build_array(
+    a.id, (extract(epoch FROM a.happened_at) * 1000000)::bigint, a.actor, a.action, a.reason, a.detail
+  )::text, 'UTF8'))
+$$;
+CREATE FUNCTION public.refuse_change() RETURNS trigger
+    LANGUAGE plpgsql
+    AS $$
+BEGIN
+  RAISE EXCEPTION '% is immutable', CASE TG_TABLE_NAME WHEN 'ledger_entry' THEN 'ledger' ELSE TG_TABLE_NAME::text END
+    USING ERRCODE = 'integrity_constraint_violation', HINT = 'what is wrong is put right by a new entry';
+END
+$$;
+CREATE FUNCTION public.refuse_judgement_change() RETURNS trigger
+    LANGUAGE plpgsql
+    AS $$
+BEGIN
+  RAISE EXCEPTION 'rows of judgement are never changed or deleted' USING ERRCODE = 'restrict_violation';
+END
+$$;
 CREATE TABLE public.address (
     script_pubkey bytea NOT NULL,
     descriptor_id bigint NOT NULL,
@@ -202,11 +253,14 @@ CREATE TABLE public.invoice (
     conflict_seen boolean DEFAULT false NOT NULL,
     risk_factors jsonb DEFAULT '[]'::jsonb NOT NULL,
     exposed_sat bigint DEFAULT 0 NOT NULL,
+    cancelled_at timestamp with time zone,
+    noted bytea,
     CONSTRAINT invoice_amount_check CHECK ((amount > (0)::numeric)),
     CONSTRAINT invoice_amount_due_sat_check CHECK (((amount_due_sat >= 1) AND (amount_due_sat <= '2100000000000000'::bigint))),
     CONSTRAINT invoice_anomaly_confirmations_check CHECK ((anomaly_confirmations >= 1)),
     CONSTRAINT invoice_check CHECK (((quote_id IS NULL) = (currency = 'BTC'::text))),
     CONSTRAINT invoice_check1 CHECK (((tolerance_under_sat >= 0) AND (tolerance_under_sat <= (amount_due_sat - 1)))),
+    CONSTRAINT invoice_check10 CHECK (((reason <> 'cancelled'::text) OR ((status = 'EXPIRED'::text) AND (cancelled_at IS NOT NULL)))),
     CONSTRAINT invoice_check2 CHECK (((NOT confirmed_without_payment) OR test)),
     CONSTRAINT invoice_check3 CHECK (((status <> ALL (ARRAY['NEW'::text, 'EXPIRED'::text])) OR (paid_sat = 0))),
     CONSTRAINT invoice_check4 CHECK (((status <> ALL (ARRAY['UNDERPAID'::text, 'UNCONFIRMED'::text, 'CONFIRMED'::text])) OR (paid_sat > 0))),
@@ -220,6 +274,7 @@ CREATE TABLE public.invoice (
     CONSTRAINT invoice_expires_at_check CHECK ((expires_at = date_trunc('second'::text, expires_at))),
     CONSTRAINT invoice_exposed_sat_check CHECK ((exposed_sat >= 0)),
     CONSTRAINT invoice_id_check CHECK ((id ~ '^inv_[0-9A-HJKMNP-TV-Z]{26}$'::text)),
+    CONSTRAINT invoice_noted_check CHECK ((octet_length(noted) = 16)),
     CONSTRAINT invoice_paid_sat_check CHECK ((paid_sat >= 0)),
     CONSTRAINT invoice_raised_by_risk CHECK (((raised_to = 0) OR (required_confirmations = 0))),
     CONSTRAINT invoice_raised_to_check CHECK ((raised_to >= 0)),
@@ -227,6 +282,22 @@ CREATE TABLE public.invoice (
     CONSTRAINT invoice_status_check CHECK ((status = ANY (ARRAY['NEW'::text, 'UNDERPAID'::text, 'UNCONFIRMED'::text, 'CONFIRMED'::text, 'EXPIRED'::text, 'INVALID'::text]))),
     CONSTRAINT invoice_tolerance_over_sat_check CHECK ((tolerance_over_sat >= 0)),
     CONSTRAINT invoice_unconfirmed_cap_sat_check CHECK ((unconfirmed_cap_sat >= 0))
+);
+CREATE TABLE public.judgement (
+    id bigint NOT NULL,
+    invoice_id text NOT NULL,
+    judged_at timestamp with time zone NOT NULL,
+    kind text NOT NULL,
+    input jsonb NOT NULL,
+    CONSTRAINT judgement_kind_check CHECK ((kind = ANY (ARRAY['judged'::text, 'begun'::text, 'frozen'::text, 'confirmed'::text, 'healed'::text, 'resolved'::text])))
+);
+ALTER TABLE public.judgement ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME public.judgement_id_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
 );
 CREATE TABLE public.ledger_entry (
     id bigint NOT NULL,
@@ -237,7 +308,7 @@ CREATE TABLE public.ledger_entry (
     amount_sat bigint NOT NULL,
     posted_at timestamp with time zone NOT NULL,
     script_pubkey bytea,
-    CONSTRAINT ledger_entry_account_check CHECK ((account = ANY (ARRAY['chain'::text, 'pending'::text, 'confirmed'::text, 'held'::text, 'test'::text]))),
+    CONSTRAINT ledger_entry_account_check CHECK ((account = ANY (ARRAY['chain'::text, 'pending'::text, 'confirmed'::text, 'held'::text, 'refunded'::text, 'ignored'::text, 'test'::text]))),
     CONSTRAINT ledger_entry_amount_sat_check CHECK ((amount_sat <> 0)),
     CONSTRAINT ledger_entry_check CHECK (((invoice_id IS NULL) = (script_pubkey IS NOT NULL)))
 );
@@ -255,22 +326,12 @@ CREATE SEQUENCE public.ledger_posting
     NO MINVALUE
     NO MAXVALUE
     CACHE 1;
-CREATE TABLE public.operator_action (
-    id bigint NOT NULL,
-    happened_at timestamp with time zone NOT NULL,
-    action text NOT NULL,
-    reason text NOT NULL,
-    detail jsonb NOT NULL,
-    CONSTRAINT operator_action_action_check CHECK ((action ~ '^[a-z_]+$'::text)),
-    CONSTRAINT operator_action_reason_check CHECK ((reason <> ''::text))
-);
-ALTER TABLE public.operator_action ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
-    SEQUENCE NAME public.operator_action_id_seq
-    START WITH 1
-    INCREMENT BY 1
-    NO MINVALUE
-    NO MAXVALUE
-    CACHE 1
+CREATE TABLE public.operator_log (
+    singleton boolean DEFAULT true NOT NULL,
+    last_id bigint NOT NULL,
+    last_hash bytea NOT NULL,
+    CONSTRAINT operator_log_last_hash_check CHECK ((octet_length(last_hash) = 32)),
+    CONSTRAINT operator_log_singleton_check CHECK (singleton)
 );
 CREATE TABLE public.payment (
     id bigint NOT NULL,
@@ -288,10 +349,16 @@ CREATE TABLE public.payment (
     confirmed_anchor_hash bytea,
     anomaly text,
     report_at_height integer,
+    resolution text,
+    resolved_by bigint,
+    noted bytea,
     CONSTRAINT payment_amount_sat_check CHECK ((amount_sat > 0)),
     CONSTRAINT payment_check CHECK ((NOT (counted AND (NOT judged)))),
     CONSTRAINT payment_check1 CHECK (((anomaly IS NULL) OR (report_at_height IS NULL))),
+    CONSTRAINT payment_check2 CHECK (((resolution IS NULL) = (resolved_by IS NULL))),
+    CONSTRAINT payment_noted_check CHECK ((octet_length(noted) = 16)),
     CONSTRAINT payment_rate_check CHECK ((rate > (0)::numeric)),
+    CONSTRAINT payment_resolution_check CHECK ((resolution = ANY (ARRAY['accepted'::text, 'refunded'::text, 'ignored'::text]))),
     CONSTRAINT payment_vout_check CHECK ((vout >= 0))
 );
 ALTER TABLE public.payment ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
@@ -407,6 +474,7 @@ CREATE TABLE public.tx (
     conflict_height integer,
     evicted_at timestamp with time zone,
     risk jsonb,
+    reorged boolean DEFAULT false NOT NULL,
     CONSTRAINT tx_anchor_hash_check CHECK ((octet_length(anchor_hash) = 32)),
     CONSTRAINT tx_check CHECK (((state = 'anchored'::text) = (anchor_height IS NOT NULL))),
     CONSTRAINT tx_check1 CHECK (((state = 'anchored'::text) = (anchor_hash IS NOT NULL))),
@@ -460,10 +528,14 @@ ALTER TABLE ONLY public.invoice
     ADD CONSTRAINT invoice_pkey PRIMARY KEY (id);
 ALTER TABLE ONLY public.invoice
     ADD CONSTRAINT invoice_script_pubkey_key UNIQUE (script_pubkey);
+ALTER TABLE ONLY public.judgement
+    ADD CONSTRAINT judgement_pkey PRIMARY KEY (invoice_id, id);
 ALTER TABLE ONLY public.ledger_entry
     ADD CONSTRAINT ledger_entry_pkey PRIMARY KEY (id);
 ALTER TABLE ONLY public.operator_action
     ADD CONSTRAINT operator_action_pkey PRIMARY KEY (id);
+ALTER TABLE ONLY public.operator_log
+    ADD CONSTRAINT operator_log_pkey PRIMARY KEY (singleton);
 ALTER TABLE ONLY public.payment
     ADD CONSTRAINT payment_pkey PRIMARY KEY (txid, vout);
 ALTER TABLE ONLY public.project
@@ -499,16 +571,18 @@ CREATE UNIQUE INDEX endpoint_named ON public.endpoint USING btree (project_id, u
 CREATE INDEX idempotency_age ON public.idempotency USING btree (created_at);
 CREATE INDEX invoice_exposed ON public.invoice USING btree (project_id, test) INCLUDE (id, exposed_sat) WHERE (exposed_sat > 0);
 CREATE INDEX invoice_held_back ON public.invoice USING btree (id) WHERE ((status = 'UNCONFIRMED'::text) AND (required_confirmations = 0) AND (raised_to = 0));
+CREATE INDEX invoice_invalid ON public.invoice USING btree (id) WHERE (status = 'INVALID'::text);
 CREATE INDEX invoice_judge_at ON public.invoice USING btree (judge_at) WHERE (judge_at IS NOT NULL);
 CREATE INDEX invoice_judge_at_height ON public.invoice USING btree (judge_at_height) WHERE (judge_at_height IS NOT NULL);
 CREATE INDEX invoice_judge_pending ON public.invoice USING btree (id) WHERE judge_pending;
+CREATE INDEX invoice_labelled ON public.invoice USING btree (project_id, id) WHERE (labels <> '{}'::text[]);
 CREATE INDEX invoice_of_project ON public.invoice USING btree (project_id, id);
 CREATE INDEX invoice_reference ON public.invoice USING btree (project_id, reference, id) WHERE (reference IS NOT NULL);
 CREATE INDEX ledger_balance ON public.ledger_entry USING btree (project_id, account) INCLUDE (amount_sat);
 CREATE INDEX ledger_of_invoice ON public.ledger_entry USING btree (invoice_id);
 CREATE INDEX ledger_of_script ON public.ledger_entry USING btree (script_pubkey) WHERE (script_pubkey IS NOT NULL);
 CREATE INDEX ledger_report ON public.ledger_entry USING btree (project_id, posted_at, id) WHERE (account = 'confirmed'::text);
-CREATE INDEX payment_anomaly ON public.payment USING btree (id) WHERE ((anomaly IS NOT NULL) OR (invoice_id IS NULL));
+CREATE INDEX payment_anomaly ON public.payment USING btree (id) WHERE ((anomaly IS NOT NULL) OR (invoice_id IS NULL) OR (resolution IS NOT NULL));
 CREATE INDEX payment_of_invoice ON public.payment USING btree (invoice_id);
 CREATE INDEX payment_of_script ON public.payment USING btree (script_pubkey);
 CREATE INDEX payment_report ON public.payment USING btree (report_at_height) WHERE (report_at_height IS NOT NULL);
@@ -520,6 +594,12 @@ CREATE INDEX tx_anchor ON public.tx USING btree (anchor_height) WHERE (anchor_he
 CREATE INDEX tx_conflict ON public.tx USING btree (conflict_height) WHERE (conflict_height IS NOT NULL);
 CREATE INDEX tx_input_outpoint ON public.tx_input USING btree (outpoint);
 CREATE INDEX tx_open ON public.tx USING btree (txid) WHERE (state = ANY (ARRAY['mempool'::text, 'replaced'::text, 'evicted'::text]));
+CREATE TRIGGER judgement_is_append_only BEFORE DELETE OR UPDATE ON public.judgement FOR EACH ROW EXECUTE FUNCTION public.refuse_judgement_change();
+CREATE TRIGGER ledger_is_immutable BEFORE DELETE OR UPDATE OR TRUNCATE ON public.ledger_entry FOR EACH STATEMENT EXECUTE FUNCTION public.refuse_change();
+CREATE TRIGGER operator_action_chain BEFORE INSERT ON public.operator_action FOR EACH ROW EXECUTE FUNCTION public.chain_operator_action();
+CREATE TRIGGER operator_action_is_immutable BEFORE DELETE OR UPDATE OR TRUNCATE ON public.operator_action FOR EACH STATEMENT EXECUTE FUNCTION public.refuse_change();
+CREATE TRIGGER operator_log_follows BEFORE UPDATE ON public.operator_log FOR EACH STATEMENT WHEN ((pg_trigger_depth() = 0)) EXECUTE FUNCTION public.refuse_change();
+CREATE TRIGGER operator_log_stays BEFORE INSERT OR DELETE OR TRUNCATE ON public.operator_log FOR EACH STATEMENT EXECUTE FUNCTION public.refuse_change();
 ALTER TABLE ONLY public.address
     ADD CONSTRAINT address_descriptor_id_fkey FOREIGN KEY (descriptor_id) REFERENCES public.descriptor(id);
 ALTER TABLE ONLY public.api_key
@@ -548,6 +628,8 @@ ALTER TABLE ONLY public.invoice
     ADD CONSTRAINT invoice_quote_id_fkey FOREIGN KEY (quote_id) REFERENCES public.quote(id);
 ALTER TABLE ONLY public.invoice
     ADD CONSTRAINT invoice_script_pubkey_fkey FOREIGN KEY (script_pubkey) REFERENCES public.address(script_pubkey);
+ALTER TABLE ONLY public.judgement
+    ADD CONSTRAINT judgement_invoice_id_fkey FOREIGN KEY (invoice_id) REFERENCES public.invoice(id);
 ALTER TABLE ONLY public.ledger_entry
     ADD CONSTRAINT ledger_entry_invoice_id_fkey FOREIGN KEY (invoice_id) REFERENCES public.invoice(id);
 ALTER TABLE ONLY public.ledger_entry
@@ -556,6 +638,8 @@ ALTER TABLE ONLY public.ledger_entry
     ADD CONSTRAINT ledger_entry_script_pubkey_fkey FOREIGN KEY (script_pubkey) REFERENCES public.address(script_pubkey);
 ALTER TABLE ONLY public.payment
     ADD CONSTRAINT payment_invoice_id_fkey FOREIGN KEY (invoice_id) REFERENCES public.invoice(id);
+ALTER TABLE ONLY public.payment
+    ADD CONSTRAINT payment_resolved_by_fkey FOREIGN KEY (resolved_by) REFERENCES public.operator_action(id);
 ALTER TABLE ONLY public.payment
     ADD CONSTRAINT payment_script_pubkey_fkey FOREIGN KEY (script_pubkey) REFERENCES public.address(script_pubkey);
 ALTER TABLE ONLY public.payment

@@ -37,6 +37,7 @@ class Audited(Watching):
     settings: Settings
     descriptor: str
     left: set[str] = field(default_factory=set)  # the kinds that an audit finds in the end
+    is_another_history: bool = False  # in the end an invoice was told what no judgement explains
 
     async def invoice(self, due_sat: int = 100_000, **fields: Any) -> tuple[str, str]:
         invoice_id, address = await super().invoice(due_sat, **fields)

@@ -160,6 +160,8 @@ async def test_invoices_are_made_shown_and_listed(run: Run, made: dict[str, Any]
     assert (told["status"], told["reference"], told["payments"]) == ("NEW", "order 1", "none")
     listed = await run("invoice", "list", "--project", made["id"], "--status", "NEW", "--reference", "order 1")
     assert listed.stdout == f"{invoice['id']}  NEW  12.50  EUR  0.00000000  order 1\n"
+    assert (await run("invoice", "list", "--label", "test")).stdout == listed.stdout
+    assert (await run("invoice", "list", "--label", "late")).stdout == "none\n"
     for arguments, code, said in (
         (("--amount", "12.505", "--currency", "EUR"), 4, "amount: EUR amounts have at most 2 decimals"),
         (("--amount", "12", "--currency", "EURO"), 4, "currency: write an ISO 4217 code such as EUR, or BTC"),
@@ -213,9 +215,22 @@ async def test_balance_and_report_are_those_of_the_ledger(run: Run, pool):
     assert (await run("project", "report", world.project_id, "--csv", "--json")).returncode == 2
 
 
+async def test_an_invoice_is_cancelled_with_a_reason(run: Run, made: dict[str, Any]):
+    asked = ("invoice", "create", "--project", made["id"], "--amount", "5", "--currency", "EUR", "--json")
+    invoice_id = json.loads((await run(*asked)).stdout)["id"]
+    assert (await run("invoice", "cancel", invoice_id)).returncode == 2
+    wordless = await run("invoice", "cancel", invoice_id, "--reason", " ")
+    assert (wordless.returncode, wordless.stderr) == (4, "error: reason: say why, in a few words\n")
+    done = await run("invoice", "cancel", invoice_id, "--reason", "out of stock")
+    assert (done.returncode, done.stdout) == (0, f"{invoice_id} is EXPIRED (cancelled)\n")
+    again = await run("invoice", "cancel", invoice_id, "--reason", "out of stock")
+    assert (again.returncode, "only a NEW one can be cancelled" in again.stderr) == (4, True)
+    assert "cancel_invoice by command line: out of stock" in (await run("actions")).stdout
+
+
 @pytest.mark.parametrize(
     ("group", "verbs"),
-    [("project", "list show create set balance report"), ("invoice", "create list show")],
+    [("project", "list show create set balance report"), ("invoice", "create list show cancel")],
 )
 def test_every_verb_has_its_help(group: str, verbs: str):
     listed = paywatch(group, "--help").stdout

@@ -15,8 +15,7 @@ from tests.watcher.world import FIRST_HEIGHT, HOOK, Tx, World, coin, digest
 from watcher import confirmation
 from watcher.pipeline import DUE_BATCH, LeaseLost, Pipeline, StaleTip
 from watcher.runtime.db import Pool
-from watcher.runtime.ids import new_id
-from watcher.store import chain, confirmations, service
+from watcher.store import chain, records, service
 
 DUE = 100_000
 PAID = "0.00100000"
@@ -234,10 +233,12 @@ async def test_one_transaction_pays_many(world: World):
 # A confirmation without payment
 
 
-async def click(world: World, invoice: str, state: str, sequence: int = 1) -> str:
+async def click(world: World, invoice: str, state: str) -> str:
     """A test confirmation in a state, as `watcher.confirmation` and a notifier leave it."""
-    event_id = new_id("evt")
-    await confirmations.freeze(world.pool, invoice, event_id, sequence, b'{"data": {}}', HOOK)
+    frozen = (await records.load(world.pool, [invoice]))[invoice]
+    async with world.pool.acquire() as connection, connection.transaction():
+        await confirmation._freeze(connection, frozen, HOOK, "http://shop")
+    event_id = await world.pool.fetchval("SELECT event_id FROM test_confirmation WHERE invoice_id = $1", invoice)
     response = {"status": 500, "durationMs": 1, "body": "", "error": None}
     await world.pool.execute(
         "UPDATE test_confirmation SET state = $2, response = $3, delivered = $4, "
@@ -272,10 +273,7 @@ async def test_a_confirmed_one_that_is_paid_meanwhile_keeps_its_word(world: Worl
     """2xx came for the click; the coins that came meanwhile are test money and an anomaly."""
     invoice = await world.invoice(test=True)
     event_id = await click(world, invoice, "answered")
-    await world.pool.execute(
-        "UPDATE test_confirmation SET delivered = true, body = $1",
-        b'{"data": {"status": "CONFIRMED", "paidBtc": "0.00100000"}}',
-    )
+    await world.pool.execute("UPDATE test_confirmation SET delivered = true")
     tx = await world.tx("A", (invoice, DUE))
     world.send(tx)
     await world.look()
@@ -769,10 +767,7 @@ async def test_two_clicks_and_a_block_at_once_leave_no_gap_in_the_feed(world: Wo
     paid = [await world.invoice() for _ in range(8)]
     for invoice in clicked:
         await click(world, invoice, "answered")
-    await world.pool.execute(
-        "UPDATE test_confirmation SET delivered = true, body = $1",
-        b'{"data": {"status": "CONFIRMED", "paidBtc": "0.00100000"}}',
-    )
+    await world.pool.execute("UPDATE test_confirmation SET delivered = true")
     world.send(*[await world.tx(f"A{number}", (invoice, DUE)) for number, invoice in enumerate(paid)])
 
     async def follow() -> None:

@@ -15,10 +15,11 @@ from typing import Any
 from tests.support import add_invoice, add_project
 from watcher.pipeline import Pipeline
 from watcher.rules.chain import Arrival, BlockHit, Change, Tracked, classify, connect, disconnect
+from watcher.rules.replay import replay
 from watcher.rules.risk import Measurement
 from watcher.rules.types import BlockId, TxFacts, TxState
 from watcher.runtime.db import Pool
-from watcher.store import chain, service
+from watcher.store import chain, judgements, service
 
 FIRST_HEIGHT = 200
 HOOK = "http://127.0.0.1:9/hook"
@@ -241,6 +242,15 @@ class World:
                 assert invoice["paid_sat"] == sum(row["amount_sat"] for row in payments if row["counted"])
             await self._check_events(invoice)
         await self._check_feed()
+        await self.check_replays()
+
+    async def check_replays(self) -> None:
+        """Every invoice, judged a second time from what was written down, has the same history."""
+        ids = [row["id"] for row in await self.pool.fetch("SELECT id FROM invoice ORDER BY id")]
+        for one in await judgements.stored(self.pool, ids):
+            report = replay(one)
+            assert report.is_same, (one.invoice.id, report)
+            assert report.known_from == 1
 
     async def _check_events(self, invoice: Any) -> None:
         rows = await self.pool.fetch("SELECT * FROM event WHERE invoice_id = $1 ORDER BY sequence", invoice["id"])
@@ -294,6 +304,9 @@ def _exposed(invoice: Any, payments: list[Any]) -> int:
 def _account(invoice: Any, payment: Any) -> str:
     if invoice["test"]:
         return "test"
-    if not payment["counted"]:
-        return "held" if payment["anomaly"] else "pending"
-    return {"CONFIRMED": "confirmed", "INVALID": "held"}.get(invoice["status"], "pending")
+    if payment["counted"]:
+        account = {"CONFIRMED": "confirmed", "INVALID": "held"}.get(invoice["status"], "pending")
+    else:
+        account = "held" if payment["anomaly"] else "pending"
+    decided = {"accepted": "confirmed", "refunded": "refunded", "ignored": "ignored"}
+    return decided.get(payment["resolution"], "held") if account == "held" else account

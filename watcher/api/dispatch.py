@@ -16,7 +16,7 @@ from aiohttp import web
 from watcher.api.doorbell import Doorbell
 from watcher.api.errors import Problem, conflict, not_found, unprocessable
 from watcher.api.parsing import UNSTORABLE, json_object, validated
-from watcher.api.schemas.base import Model
+from watcher.api.schemas.base import ID, OUTPOINT, Model
 from watcher.api.schemas.requests import Nothing
 from watcher.api.tables import Table, streamed, wants_csv
 from watcher.runtime.config import Settings
@@ -28,7 +28,7 @@ from watcher.store.witness import Witness
 
 AUTHORIZATION = re.compile(r"(?:bearer|token) +(pw_(?:operator|project)_[A-Za-z0-9_-]{43})", re.IGNORECASE)
 IDEMPOTENCY_KEY = re.compile(r"[!-~]{1,255}")
-OBJECT_ID = re.compile(r"[a-z]{3}_[0-9A-HJKMNP-TV-Z]{26}")
+OBJECT_ID = re.compile(rf"[a-z]{{3}}_{ID}|{OUTPOINT}")
 
 JSON = "application/json"
 

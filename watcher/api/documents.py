@@ -6,11 +6,12 @@ from decimal import Decimal
 from typing import Any
 
 from watcher.rules.ledger import CONFIRMED, HELD, PENDING, TEST
-from watcher.rules.money import btc_text, fiat_text, signed_btc_text, signed_fiat_text
+from watcher.rules.money import BTC, btc_text, fiat_text, signed_btc_text, signed_fiat_text, value_at
 from watcher.rules.payloads import time_text
 from watcher.rules.policy import Policy, Tolerance, tiers_of
 from watcher.rules.report import Line
 from watcher.rules.timeline import sentence
+from watcher.rules.types import TxState
 from watcher.runtime.db import Row
 from watcher.store.projects import Project
 
@@ -113,10 +114,11 @@ def timeline_line(row: Row) -> dict[str, Any]:
 
 
 def anomaly(row: Row, tip_height: int) -> dict[str, Any]:
-    """A payment that changed no invoice."""
-    txid, anchor_height = row["txid"][::-1].hex(), row["anchor_height"]
+    """An exception, and what was decided about it."""
+    txid, anchor_height, payment_state = row["txid"][::-1].hex(), row["anchor_height"], row["payment_state"]
     return {
         "id": f"{txid}:{row['vout']}",
+        "state": row["state"],
         "type": row["type"],
         "projectId": row["project_id"],
         "invoiceId": row["invoice_id"],
@@ -127,6 +129,36 @@ def anomaly(row: Row, tip_height: int) -> dict[str, Any]:
         "btc": btc_text(row["amount_sat"]),
         "confirmations": 0 if anchor_height is None else tip_height - anchor_height + 1,
         "firstSeenAt": time_text(row["first_seen_at"]),
+        "paymentState": "confirmed" if payment_state == TxState.ANCHORED else payment_state,
+        "test": row["test"],
+        "currency": row["currency"],
+        "rate": f"{row['rate'].normalize():f}" if row["rate"] else None,
+        "paidAmount": _worth_when_received(row),
+        "resolution": row["resolution"],
+        "reason": row["reason"],
+        "resolvedAt": time_text(row["resolved_at"]) if row["resolved_at"] else None,
+        "resolvedBy": row["actor"],
+    }
+
+
+def _worth_when_received(row: Row) -> str | None:
+    amount_sat, currency, rate = row["amount_sat"], row["currency"], row["rate"]
+    if currency == BTC:
+        return btc_text(amount_sat)
+    return fiat_text(value_at(amount_sat, currency, rate), currency) if currency and rate else None
+
+
+def action(row: Row) -> dict[str, Any]:
+    """A row of the log of actions."""
+    return {
+        "id": str(row["id"]),
+        "at": time_text(row["happened_at"]),
+        "actor": row["actor"],
+        "action": row["action"],
+        "reason": row["reason"],
+        "detail": row["detail"],
+        "previousHash": row["previous_hash"].hex(),
+        "hash": row["hash"].hex(),
     }
 
 

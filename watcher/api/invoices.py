@@ -8,13 +8,14 @@ from decimal import Decimal
 from fractions import Fraction
 from typing import Any
 
-from watcher import confirmation
+from watcher import actions, confirmation
 from watcher.api import documents
 from watcher.api.dispatch import Answer, Call, Context
 from watcher.api.errors import about, conflict, not_found, unavailable, unprocessable
 from watcher.api.policies import check_decimals
-from watcher.api.schemas.requests import InvoicePage, LinePage, NewInvoice, Nothing
+from watcher.api.schemas.requests import Cancellation, InvoicePage, LinePage, NewInvoice, Nothing
 from watcher.prices.quotes import NoRate, current_quote
+from watcher.rules import labels
 from watcher.rules.money import BTC, MAX_SAT, SAT_PER_BTC, due_sat, exact_value
 from watcher.rules.payloads import invoice_document
 from watcher.rules.policy import Requirement, cap_sat, requirement
@@ -176,14 +177,14 @@ def _record(new: invoices.NewInvoice, created: invoices.Created, url: str | None
     return Invoice(
         new.id, new.project_id, new.test, new.amount, new.currency, quote, created.address, created.script_pubkey,
         new.reference, new.description, new.redirect_url, url, new.metadata, new.created_at,
-        new.terms, new.required_reasons,
+        new.terms, new.required_reasons, labels=labels.at_creation(test=new.test),
     )  # fmt: skip
 
 
 async def show_all(call: Call[Nothing, InvoicePage]) -> Answer:
     """Invoices, newest first."""
     query = call.query
-    wanted = invoices.Filter(call.scope(query.project_id), query.status, query.reference, query.cursor)
+    wanted = invoices.Filter(call.scope(query.project_id), query.status, query.reference, query.cursor, query.label)
     async with call.snapshot() as connection:
         ids = await invoices.page(connection, wanted, query.limit)
         items = await _documents(call, connection, ids)
@@ -250,3 +251,21 @@ async def confirm_without_payment(call: Call[Nothing, Nothing]) -> Answer:
         return answer
     async with call.work() as connection:
         return await call.answer(connection, answer)
+
+
+async def cancel(call: Call[Cancellation, Nothing]) -> Answer:
+    """Make a NEW invoice EXPIRED with the reason `cancelled`; the event is sent, and money that comes is an anomaly.
+
+    A payment that has come before wins: 409, and nothing has changed.
+    """
+    await _check_visible(call)
+    base_url = call.context.settings.base_url
+    async with call.work() as connection:
+        try:
+            await actions.cancel_in(
+                connection, call.id, call.body.reason, call.principal.key_id, base_url, call.now
+            )  # fmt: skip
+        except actions.NotAllowed as error:
+            raise conflict(error.message) from None
+        [document] = await _documents(call, connection, [call.id])
+        return await call.answer(connection, Answer(200, document))

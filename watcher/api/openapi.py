@@ -10,7 +10,7 @@ from watcher.api.dispatch import JSON, Route
 from watcher.api.errors import CONTENT_TYPE
 from watcher.api.routes import BASE, ROUTES
 from watcher.api.schemas import answers
-from watcher.api.schemas.base import ID, Model
+from watcher.api.schemas.base import ID, OUTPOINT, Model
 from watcher.api.schemas.requests import Nothing
 from watcher.api.tables import CSV
 from watcher.runtime.metrics import paywatch_version
@@ -53,7 +53,9 @@ WEBHOOK_HEADERS = {
     "webhook-signature": "`v1,` and the base64 of HMAC-SHA256 over id.timestamp.body; several during a key rotation.",
 }
 
-PREFIXES = {"projects": "prj", "invoices": "inv", "deliveries": "dlv"}
+IDS = {
+    "projects": f"^prj_{ID}$", "invoices": f"^inv_{ID}$", "deliveries": f"^dlv_{ID}$", "anomalies": f"^{OUTPOINT}$",
+}  # fmt: skip
 
 Json = dict[str, Any]
 
@@ -124,8 +126,7 @@ def _operation(route: Route) -> Json:
 def _parameters(route: Route) -> list[Json]:
     parameters = [_in_query(*item) for item in _properties(route.query).items()]
     if "{id}" in route.path:
-        pattern = f"^{PREFIXES[route.path.split('/')[1]]}_{ID}$"
-        schema = {"type": "string", "pattern": pattern}
+        schema = {"type": "string", "pattern": IDS[route.path.split("/")[1]]}
         parameters.insert(0, {"name": "id", "in": "path", "required": True, "schema": schema})
     if route.method == "POST":
         schema = {"type": "string", "pattern": "^[!-~]{1,255}$"}

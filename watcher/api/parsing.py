@@ -19,6 +19,7 @@ from watcher.api.schemas.base import (
     PERCENT_SENTENCE,
     POSITION,
     PRINTABLE,
+    SAID,
     URL,
     Model,
 )
@@ -87,6 +88,7 @@ SENTENCES = {
     PERCENT: PERCENT_SENTENCE,
     URL: "write an http or https URL in ASCII, such as https://shop.example/paid",
     NO_NUL: "holds a NUL character",
+    SAID: "say why, in a few words",
     PRINTABLE: "write it in printable ASCII characters",
     f"^{OUTPOINT}$": "write a txid of 64 hexadecimal digits in lower case, a colon and the output's number, such as "
     f"{'a1' * 32}:0",

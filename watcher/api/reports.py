@@ -53,10 +53,10 @@ async def _range(call: Call[Nothing, ReportPage]) -> Range:
     return Range(call.id, query.from_, query.to, None if query.cursor is None else int(query.cursor))
 
 
-async def _batches(pool: Pool, wanted: Range) -> AsyncIterator[list[Line]]:
+async def _batches(pool: Pool, wanted: Range, *, only_worth: bool = False) -> AsyncIterator[list[Line]]:
     """All lines, so many at once; nothing is locked meanwhile, since what is booked never changes."""
     while True:
-        lines = await reports.lines(pool, wanted, LINES_AT_ONCE)
+        lines = await reports.lines(pool, wanted, LINES_AT_ONCE, only_worth=only_worth)
         assert lines is not None
         yield lines
         if len(lines) < LINES_AT_ONCE:
@@ -85,7 +85,7 @@ class _Sum:
 
 async def _totals(pool: Pool, wanted: Range) -> dict[str, Any]:
     sums: defaultdict[str | None, _Sum] = defaultdict(_Sum)
-    async for lines in _batches(pool, wanted):
+    async for lines in _batches(pool, wanted, only_worth=True):
         for line in lines:
             total = sums[line.currency]
             total.amount += line.amount or 0

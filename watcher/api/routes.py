@@ -1,6 +1,6 @@
 """The table of all calls below `/api/v1`: the server, the OpenAPI document and `/docs` are made from it."""
 
-from watcher.api import anomalies, deliveries, events, invoices, projects, reports
+from watcher.api import anomalies, deliveries, events, invoices, operators, projects, reports
 from watcher.api.dispatch import Route
 from watcher.api.schemas import answers, requests
 
@@ -47,8 +47,21 @@ ROUTES = (
         "Confirm a test invoice without payment", answers.Confirmation, also=(409,),
     ),
     Route(
-        "GET", "/anomalies", anomalies.show_all, "List money that changed no invoice", answers.AnomalyList,
+        "POST", "/invoices/{id}/cancel", invoices.cancel, "Cancel a NEW invoice", answers.Invoice,
+        body=requests.Cancellation, also=(409,),
+    ),
+    Route(
+        "GET", "/anomalies", anomalies.show_all, "List exceptions: money that is held", answers.AnomalyList,
         query=requests.AnomalyPage, also=(404,),
+    ),
+    Route("GET", "/anomalies/{id}", anomalies.show, "Show an exception", answers.Anomaly),
+    Route(
+        "POST", "/anomalies/{id}/resolve", anomalies.resolve, "Decide about held money", answers.Anomaly,
+        body=requests.Decision, operator_only=True, also=(409,),
+    ),
+    Route(
+        "GET", "/operator-actions", operators.show_all, "List what operators did, and why",
+        answers.OperatorActionList, query=requests.ActionPage, operator_only=True,
     ),
     Route(
         "GET", "/events", events.feed, "Pull a project's events", answers.EventFeed,

@@ -71,10 +71,8 @@ async def streamed(request: web.Request, table: Table) -> web.StreamResponse:
         await response.write(first.encode())
         async for part in table.parts:
             await response.write(part.encode())
-    except ConnectionError:
-        raise  # the asker has gone
     except Exception:  # whatever it is, the head has been sent
-        log.exception("http.table_cut_off", path=request.path)
-        if request.transport is not None:
+        if request.transport is not None and not request.transport.is_closing():  # else the asker has gone
+            log.exception("http.table_cut_off", path=request.path)
             request.transport.abort()
     return response

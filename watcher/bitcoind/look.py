@@ -14,10 +14,11 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import TypeVar
 
+from watcher.bitcoind import measuring
 from watcher.bitcoind.blocks import BlockSource, PrunedGap
 from watcher.bitcoind.decode import HASH_BYTES, HEADER_BYTES, Transaction, parse_block, parse_transaction, read_size
-from watcher.bitcoind.measuring import measured
-from watcher.bitcoind.rpc import BitcoindRpc, FeeMarket, Header, MempoolEntry
+from watcher.bitcoind.measuring import FeeMarket, measured
+from watcher.bitcoind.rpc import BitcoindRpc, Header, MempoolEntry
 from watcher.bitcoind.scan import Scanned, scan_block
 from watcher.metrics import TRANSACTIONS_SEEN
 from watcher.rules.chain import Arrival, BlockHit, Change, Tracked, classify, connect, contested, disconnect
@@ -353,7 +354,7 @@ class Look:
         if not txids:
             return txids
         if found.market is None:
-            entries, found.market = await self.rpc.mempool_entries_and_market(txids)
+            entries, found.market = await measuring.ask(self.rpc, txids)
         else:
             entries = await self.rpc.mempool_entries(txids)
         for txid, entry in entries.items():

@@ -1,12 +1,46 @@
 """What is measured of a payment when it is first seen in the mempool: the node's word, and the transaction's bytes."""
 
-from watcher.bitcoind.decode import parse_transaction
-from watcher.bitcoind.rpc import FeeMarket, MempoolEntry
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from watcher.bitcoind.decode import parse_transaction, to_hex
+from watcher.bitcoind.jsonrpc import Json, RpcError
+from watcher.bitcoind.rpc import BitcoindRpc, MempoolEntry, known, mempool_entry, sat, understood
 from watcher.rules.risk import Measurement
 
 # An input of this sequence lets no lock time matter; one below that of BIP 125 says that it may be replaced.
 FINAL_SEQUENCE = 0xFFFF_FFFF
 REPLACEABLE_SEQUENCE_MAX = 0xFFFF_FFFD
+
+
+@dataclass(frozen=True, slots=True)
+class FeeMarket:
+    """What unconfirmed transactions compete with: the room that they take, and the fee rates that are asked for.
+
+    `estimate_sat_kvb` is for the next two blocks; None: the node has none.
+    """
+
+    min_feerate_sat_kvb: int
+    estimate_sat_kvb: int | None
+    mempool_vsize: int
+
+
+async def ask(rpc: BitcoindRpc, txids: Collection[bytes]) -> tuple[dict[bytes, MempoolEntry], FeeMarket]:
+    """Those of the transactions that are in the mempool, and in the same batch what they compete with."""
+    asked = [("getmempoolentry", [to_hex(txid)]) for txid in txids]
+    *entries, info, estimate = await rpc.batch([*asked, ("getmempoolinfo", []), ("estimatesmartfee", [2])])
+    if isinstance(info, RpcError):
+        raise info
+    if isinstance(estimate, RpcError):  # a node without transaction relay estimates nothing
+        estimate = {}
+    market = understood(_fee_market, "getmempoolinfo", (info, estimate))
+    return known(mempool_entry, "getmempoolentry", txids, entries), market
+
+
+def _fee_market(results: tuple[Json, Json]) -> FeeMarket:
+    info, estimate = results
+    feerate = sat(estimate["feerate"]) if "feerate" in estimate else None
+    return FeeMarket(sat(info["mempoolminfee"]), feerate, int(info["bytes"]))
 
 
 def measured(raw: bytes, entry: MempoolEntry, market: FeeMarket) -> Measurement:

@@ -30,6 +30,9 @@ VERIFY_ALREADY_IN_UTXO_SET = -27
 
 SAT_PER_BTC = 100_000_000
 
+# The outputs of a transaction of which it is asked whether they are unspent, to find its block.
+OUTPUTS_ASKED = 100
+
 T = TypeVar("T")
 K = TypeVar("K")
 
@@ -94,27 +97,14 @@ class MempoolSnapshot:
 
 
 @dataclass(frozen=True, slots=True)
-class FeeMarket:
-    """What unconfirmed transactions compete with: the room that they take, and the fee rates that are asked for.
-
-    `estimate_sat_kvb` is for the next two blocks; None: the node has none.
-    """
-
-    min_feerate_sat_kvb: int
-    estimate_sat_kvb: int | None
-    mempool_vsize: int
-
-
-@dataclass(frozen=True, slots=True)
 class MempoolEntry:
-    """A transaction in the mempool; the ancestors' numbers include the transaction itself.
+    """A transaction in the mempool; `depends` are its unconfirmed parents, and the ancestors' numbers include itself.
 
-    `time` is when it entered, in Unix seconds (it survives a restart), `height` the tip's at that moment; `depends` are
-    its unconfirmed parents; `unbroadcast`: it is ours and no peer has asked for it yet.
+    `unbroadcast`: it is ours and no peer has asked for it yet.
     """
 
-    time: int
-    height: int
+    time: int  # when it entered, in Unix seconds (it survives a restart)
+    height: int  # of the tip at that moment
     depends: tuple[bytes, ...]
     fee_sat: int
     vsize: int
@@ -256,24 +246,29 @@ class BitcoindRpc(JsonRpc):
 
     async def mempool_entries(self, txids: Collection[bytes]) -> dict[bytes, MempoolEntry]:
         """Those of the transactions that are in the mempool, with fees and ancestors."""
-        return await self._ask_each(_mempool_entry, "getmempoolentry", txids, lambda txid: [to_hex(txid)])
-
-    async def mempool_entries_and_market(self, txids: Collection[bytes]) -> tuple[dict[bytes, MempoolEntry], FeeMarket]:
-        """`mempool_entries`, and in the same batch what they compete with."""
-        asked = [("getmempoolentry", [to_hex(txid)]) for txid in txids]
-        *entries, info, estimate = await self.batch([*asked, ("getmempoolinfo", []), ("estimatesmartfee", [2])])
-        if isinstance(info, RpcError):
-            raise info
-        if isinstance(estimate, RpcError):  # a node without transaction relay estimates nothing
-            estimate = {}
-        market = _understood(_fee_market, "getmempoolinfo", (info, estimate))
-        return _known(_mempool_entry, "getmempoolentry", txids, entries), market
+        return await self._ask_each(mempool_entry, "getmempoolentry", txids, lambda txid: [to_hex(txid)])
 
     async def raw_transactions(self, txids: Collection[bytes]) -> dict[bytes, bytes]:
         """The bytes of those of the transactions that are in the mempool (or found by txindex)."""
         found = await self._ask_each(bytes.fromhex, "getrawtransaction", txids, lambda txid: [to_hex(txid)])
         TRANSACTIONS_SEEN.labels("mempool").inc(len(found))
         return found
+
+    async def block_of(self, txid: bytes) -> bytes | None:
+        """The block that holds a transaction, as far as the node can tell: by txindex, or by an unspent output of it.
+
+        None: in no block, or nothing of it is unspent.
+        """
+        indexed = await self._ask_unless(INVALID_ADDRESS_OR_KEY, _indexed_block, "getrawtransaction", to_hex(txid), 1)
+        if indexed is not None:
+            return indexed
+        found = await self._ask_each(
+            _unspent_since, "gettxout", range(OUTPUTS_ASKED), lambda vout: [to_hex(txid), vout, False]
+        )
+        for best_hash, confirmations in found.values():
+            header = await self.block_header(best_hash)
+            return await self.block_hash_at(header.height - confirmations + 1) if header else None
+        return None
 
     async def spenders(self, outpoints: Collection[bytes]) -> dict[bytes, bytes]:
         """The txid that spends an outpoint, for those that a transaction in the mempool spends."""
@@ -340,7 +335,7 @@ class BitcoindRpc(JsonRpc):
             raise Rejected("the node is scanning its unspent outputs already", hint) from None
 
     async def _ask(self, read: Callable[[Any], T], method: str, *params: object) -> T:
-        return _understood(read, method, await self.call(method, *params))
+        return understood(read, method, await self.call(method, *params))
 
     async def _ask_unless(self, absent: int, read: Callable[[Any], T], method: str, *params: object) -> T | None:
         try:
@@ -360,10 +355,10 @@ class BitcoindRpc(JsonRpc):
     ) -> dict[K, T]:
         """The answers of a batch by what was asked for, without the unknown ones (a code of `absent`, or null)."""
         outcomes = await self.batch([(method, params(thing)) for thing in things])
-        return _known(read, method, things, outcomes, absent)
+        return known(read, method, things, outcomes, absent)
 
 
-def _known(
+def known(
     read: Callable[[Any], T],
     method: str,
     things: Collection[K],
@@ -377,7 +372,7 @@ def _known(
             if outcome.code not in absent:
                 raise outcome
         elif outcome is not None:
-            found[thing] = _understood(read, method, outcome)
+            found[thing] = understood(read, method, outcome)
     return found
 
 
@@ -386,7 +381,8 @@ def _check_is(raw: bytes, block: bytes) -> None:
         raise Broken(f"the node answers another block than {to_hex(block)}")
 
 
-def _understood(read: Callable[[Any], T], method: str, result: Json) -> T:
+def understood(read: Callable[[Any], T], method: str, result: Json) -> T:
+    """What `read` makes of an answer to `method`. Raises `Broken` when it cannot be made of it."""
     try:
         return read(result)
     except (LookupError, TypeError, ValueError, ArithmeticError) as error:
@@ -395,11 +391,11 @@ def _understood(read: Callable[[Any], T], method: str, result: Json) -> T:
         ) from error
 
 
-def _sat(btc: Decimal | int) -> int:
-    sat = Decimal(btc) * SAT_PER_BTC
-    if sat != int(sat):
+def sat(btc: Decimal | int) -> int:
+    """Of BTC; raises `ValueError` for parts of a satoshi."""
+    if (amount := Decimal(btc) * SAT_PER_BTC) != int(amount):
         raise ValueError(f"{btc} BTC is not a whole number of satoshi")
-    return int(sat)
+    return int(amount)
 
 
 def _header(result: Json) -> Header:
@@ -436,31 +432,35 @@ def _network_info(result: Json) -> NetworkInfo:
 
 
 def _mempool_info(result: Json) -> MempoolInfo:
-    return MempoolInfo(result["loaded"], result["size"], _sat(result["mempoolminfee"]))
-
-
-def _fee_market(results: tuple[Json, Json]) -> FeeMarket:
-    info, estimate = results
-    feerate = _sat(estimate["feerate"]) if "feerate" in estimate else None
-    return FeeMarket(_sat(info["mempoolminfee"]), feerate, int(info["bytes"]))
+    return MempoolInfo(result["loaded"], result["size"], sat(result["mempoolminfee"]))
 
 
 def _mempool_snapshot(result: Json) -> MempoolSnapshot:
     return MempoolSnapshot(frozenset(map(from_hex, result["txids"])), result["mempool_sequence"])
 
 
-def _mempool_entry(result: Json) -> MempoolEntry:
+def mempool_entry(result: Json) -> MempoolEntry:
+    """Of an answer to `getmempoolentry`."""
     return MempoolEntry(
         time=result["time"],
         height=result["height"],
         depends=tuple(map(from_hex, result["depends"])),
-        fee_sat=_sat(result["fees"]["base"]),
+        fee_sat=sat(result["fees"]["base"]),
         vsize=result["vsize"],
         ancestor_count=result["ancestorcount"],
-        ancestor_fee_sat=_sat(result["fees"]["ancestor"]),
+        ancestor_fee_sat=sat(result["fees"]["ancestor"]),
         ancestor_vsize=result["ancestorsize"],
         unbroadcast=result["unbroadcast"],
     )
+
+
+def _indexed_block(result: Json) -> bytes | None:
+    return _optional_hash(result, "blockhash")
+
+
+def _unspent_since(result: Json) -> tuple[bytes, int]:
+    """The tip of which it was said, and the confirmations."""
+    return from_hex(result["bestblock"]), int(result["confirmations"])
 
 
 def _spenders(result: Json) -> dict[bytes, bytes]:
@@ -476,7 +476,7 @@ def _spenders(result: Json) -> dict[bytes, bytes]:
 def _scan(result: Json) -> Scan:
     unspents = tuple(
         Unspent(
-            from_hex(row["txid"]), row["vout"], _sat(row["amount"]), bytes.fromhex(row["scriptPubKey"]), row["height"]
+            from_hex(row["txid"]), row["vout"], sat(row["amount"]), bytes.fromhex(row["scriptPubKey"]), row["height"]
         )
         for row in result["unspents"]
     )

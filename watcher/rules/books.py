@@ -1,16 +1,16 @@
 """What an invoice must agree with: its payments, its ledger, its events, its timeline. Pure comparison."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from watcher.rules.audit import Finding
 from watcher.rules.invoice import Moment, judge
-from watcher.rules.ledger import CHAIN, HELD, TEST, position
+from watcher.rules.ledger import CHAIN, position, position_of_unassigned
 from watcher.rules.money import btc_text
 from watcher.rules.payloads import ANOMALY_TYPE, EVENT_TYPES, invoice_document
 from watcher.rules.record import Invoice
-from watcher.rules.types import FINAL, Standing
+from watcher.rules.types import FINAL, Resolution, Standing
 
 Kind = tuple[str, str]  # kind and detail of a finding
 
@@ -143,15 +143,23 @@ def _timeline(invoice: Invoice, lines: Sequence[Line]) -> list[Finding]:
     return [Finding("timeline_gap", invoice.id, detail, invoice_id=invoice.id)]
 
 
-def check_unassigned(script_pubkey: bytes, present_sat: Iterable[int], booked: Mapping[str, int]) -> list[Finding]:
+def check_unassigned(
+    script_pubkey: bytes, present: Sequence[tuple[int, Resolution | None]], booked: Mapping[str, int]
+) -> list[Finding]:
     """Where money on an address without an invoice disagrees with what is booked by its script.
 
-    `present_sat` are the payments in the mempool or in a block: all of it must be booked, held or as test money. The
-    other side of the entries is another question: whether each posting is balanced.
+    `present` are the payments in the mempool or in a block, with what was decided about them: all of it must be booked
+    as that says, or as test money. The other side of the entries is another question: whether a posting is balanced.
     """
-    total_sat = sum(present_sat)
-    here = {account: amount_sat for account, amount_sat in booked.items() if account != CHAIN}
-    if here in ([{HELD: total_sat}, {TEST: total_sat}] if total_sat else [{}]):
+    true = [_without_chain(position_of_unassigned(present, test=test)) for test in (False, True)]
+    if _without_chain(booked) in true:
         return []
+    total_sat = sum(amount_sat for amount_sat, _ in present)
     detail = f"the ledger has {_accounts(booked)}, and the payments without an invoice are {total_sat} sat"
+    if any(resolution for _, resolution in present):
+        detail += f", as was decided: {_accounts(true[0])}"
     return [Finding("wrong_unassigned", f"script {script_pubkey.hex()}", detail, script_pubkey=script_pubkey)]
+
+
+def _without_chain(position: Mapping[str, int]) -> dict[str, int]:
+    return {account: amount_sat for account, amount_sat in position.items() if account != CHAIN}

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime
 
+from watcher.rules import labels
 from watcher.rules.anomalies import judge_at, judge_at_height, report, report_at_height
 from watcher.rules.invoice import Moment, Step, required_confirmations, settle
 from watcher.rules.ledger import position
@@ -15,7 +16,7 @@ from watcher.rules.payloads import EventHead, anomaly_event, status_event
 from watcher.rules.record import Invoice
 from watcher.rules.risk import reasons
 from watcher.rules.timeline import Note
-from watcher.rules.types import Payment, Status
+from watcher.rules.types import Payment, Reason, Status
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,11 +57,12 @@ def decide(invoice: Invoice, setting: Setting) -> Decision:
     terms, moment = invoice.terms, setting.moment
     steps = settle(terms, invoice.standing, invoice.payments, moment)
     last, anomalies = report(terms, steps[-1], moment)
-    told_steps = [last] if setting.tell_net else [*steps[:-1], last]
     telling = _Telling(invoice, setting)
     telling.requirement(last)
-    for step in told_steps:
-        telling.status(step)
+    for step in [*steps[:-1], last]:
+        telling.label(step)
+        if step is last or not setting.tell_net:
+            telling.status(step)
     telling.invoice = _after(telling.invoice, last, moment)
     for payment in anomalies:
         telling.anomaly(payment)
@@ -81,6 +83,7 @@ class _Telling:
     def __init__(self, invoice: Invoice, setting: Setting) -> None:
         self.invoice = invoice
         self._setting = setting
+        self._payments = invoice.payments
         self.events: list[Told] = []
         self.notes: list[Note] = []
 
@@ -91,6 +94,13 @@ class _Telling:
         if after > before:
             detail = {"from": before, "to": after, "reasons": reasons(step.standing.factors)}
             self.notes.append(Note("requirement_raised", detail))
+
+    def label(self, step: Step) -> None:
+        """Add what the step is labelled with."""
+        found = labels.after(self.invoice.labels, self.invoice.terms, self._payments, step, test=self.invoice.test)
+        self._payments = step.payments
+        if found != self.invoice.labels:
+            self.invoice = replace(self.invoice, labels=found)
 
     def status(self, step: Step) -> None:
         """Tell the step if it is news."""
@@ -129,7 +139,27 @@ class _Telling:
         self.events.append(Told(event_type, head.sequence, body, head.id))
 
 
+def confirm_without_payment(
+    invoice: Invoice, event_id: str, now: datetime, tip_height: int, base_url: str
+) -> tuple[Invoice, Told]:
+    """What a confirmation without payment makes of an invoice, and the event that tells of it."""
+    head = EventHead(event_id, invoice.last_sequence + 1, invoice.standing.status, now)
+    confirmed = replace(
+        invoice,
+        standing=replace(
+            invoice.standing, status=Status.CONFIRMED, reason=Reason.CONFIRMED_WITHOUT_PAYMENT,
+            paid_sat=invoice.terms.amount_due_sat, reached_due=True, set_closed=True, confirmed_without_payment=True,
+        ),
+        last_sequence=head.sequence,
+        confirmed_at=now,
+    )  # fmt: skip
+    event_type, body = status_event(confirmed, head, tip_height, base_url)
+    return confirmed, Told(event_type, head.sequence, body, head.id)
+
+
 def _after(invoice: Invoice, step: Step, moment: Moment) -> Invoice:
+    if invoice.standing is step.standing and invoice.payments is step.payments:
+        return invoice
     is_confirmed = step.standing.status is Status.CONFIRMED
     return replace(
         invoice,

@@ -70,7 +70,7 @@ def judge(terms: Terms, standing: Standing, payments: Iterable[Payment], moment:
         status, reason, paid_sat,
         reached_due=standing.reached_due or status in (Status.UNCONFIRMED, Status.CONFIRMED),
         set_closed=standing.set_closed or status in (Status.CONFIRMED, *FINAL),
-        confirmed_without_payment=standing.confirmed_without_payment,
+        confirmed_without_payment=standing.confirmed_without_payment, cancelled_at=standing.cancelled_at,
         raised_to=standing.raised_to, conflict_seen=standing.conflict_seen, factors=standing.factors,
     ), confirmations)  # fmt: skip
 
@@ -223,6 +223,8 @@ def _unpaid(terms: Terms, standing: Standing, payments: Iterable[Payment], momen
         last = [payment for payment in payments if payment.counted and _belongs(terms, standing, payment)]
         taken_back = any(payment.tx.is_taken_back for payment in last)
         return Status.INVALID, Reason.DOUBLE_SPENT if taken_back else Reason.VANISHED
+    if standing.cancelled_at is not None:
+        return Status.EXPIRED, Reason.CANCELLED
     if is_expired(terms, moment):
         return Status.EXPIRED, Reason.EXPIRED
     taken_back = standing.status is not Status.NEW or standing.reason is Reason.PAYMENT_TAKEN_BACK
@@ -265,7 +267,8 @@ def _step(
             judged=True, counted=payment.key in counting,
             in_closed_set=payment.key in counting if closes else payment.in_closed_set,
             confirmed_anchor_hash=_anchor_hash(payment) if is_deep_enough else payment.confirmed_anchor_hash,
-            anomaly=payment.anomaly, measured=payment.measured,
+            anomaly=payment.anomaly, resolution=payment.resolution, reorged=payment.reorged,
+            measured=payment.measured,
         ) for payment in visible
     ))  # fmt: skip
 

@@ -17,7 +17,7 @@ from watcher.rules.risk import Factor, reasons
 from watcher.rules.types import Payment, Status, Terms, TxState
 
 # Keeps an event's body below the 64 KiB that the outbox takes: a payment is some 400 bytes.
-MAX_PAYMENTS_SHOWN = 100
+MAX_PAYMENTS_SHOWN = 90
 
 EVENT_TYPES = {
     Status.NEW: "invoice.new",
@@ -86,14 +86,15 @@ def invoice_document(invoice: Invoice, tip_height: int, base_url: str) -> dict[s
         "confirmedAt": time_text(invoice.confirmed_at) if invoice.confirmed_at else None,
         "confirmations": min((confirmations_of(payment, tip_height) for payment in counted), default=0),
         "requiredConfirmations": required_confirmations(terms, standing),
-        "requiredConfirmationsReasons": _required_reasons(invoice),
+        "requiredConfirmationsReasons": required_reasons(invoice),
         "riskFactors": [_factor(factor) for factor in standing.factors],
         "payments": [_payment(payment, tip_height) for payment in invoice.payments[-MAX_PAYMENTS_SHOWN:]],
         "paymentCount": len(invoice.payments),
     }
 
 
-def _required_reasons(invoice: Invoice) -> list[str]:
+def required_reasons(invoice: Invoice) -> list[str]:
+    """Why it needs its number of confirmations: by the policy, and by what has raised it since."""
     standing = invoice.standing
     if not standing.raised_to:
         return list(invoice.required_reasons)
@@ -144,6 +145,7 @@ def _payment(payment: Payment, tip_height: int) -> dict[str, Any]:
         "firstSeenAt": time_text(payment.first_seen_at),
         "goneBy": _hex(tx.gone_by) if tx.gone_by else None,
         "anomaly": payment.anomaly,
+        "resolution": payment.resolution,
     }
 
 

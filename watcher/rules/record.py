@@ -21,6 +21,17 @@ class Quote:
 
 
 @dataclass(frozen=True, slots=True)
+class Noted:
+    """Digests of what was written down last: of the invoice's own facts, and of each payment's, by outpoint.
+
+    What has none was not written down yet, or what was judged of it was changed by something else than a judgement.
+    """
+
+    invoice: bytes | None = None
+    payments: dict[tuple[bytes, int], bytes] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class Invoice:
     """One invoice: what was asked for, what was judged, and the payments with what they were worth."""
 
@@ -46,3 +57,4 @@ class Invoice:
     confirmed_at: datetime | None = None
     payments: tuple[Payment, ...] = ()
     payment_rates: dict[tuple[bytes, int], Decimal] = field(default_factory=dict)  # at receipt, by outpoint
+    noted: Noted = field(default_factory=Noted)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from watcher.rules.money import btc_text
-from watcher.rules.types import BlockId, Reason, TxFacts
+from watcher.rules.types import BlockId, Reason, Resolution, TxFacts
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +151,7 @@ _REASONS: dict[str, str] = {
     Reason.ACCEPTED_UNCONFIRMED: "the amount due is paid, and no confirmation is required",
     Reason.CONFIRMED_WITHOUT_PAYMENT: "test mode: it was confirmed without a payment, and the endpoint took the event",
     Reason.EXPIRED: "nothing was paid in time",
+    Reason.CANCELLED: "it was cancelled",
     Reason.UNDERPAID: "less than the amount due was paid in time",
     Reason.OVERPAID: "more than the amount due was paid",
     Reason.DOUBLE_SPENT: "its payments were replaced or double-spent",
@@ -158,14 +159,23 @@ _REASONS: dict[str, str] = {
 }
 
 
+def reason_text(reason: str) -> str:
+    """A reason in words; itself, if it is not known here."""
+    return _REASONS.get(reason, reason)
+
+
 def _status(detail: Mapping[str, Any]) -> str:
-    why = _REASONS.get(detail["reason"], detail["reason"])
+    why = reason_text(detail["reason"])
     return f"{detail['from']} became {detail['to']} with {detail['paidBtc']} BTC paid: {why}."
 
 
+# What is said of money that does not change its invoice.
+ANOMALIES = {"paid_late": "came after the expiry", "paid_after_final": "came when the invoice was settled already"}
+
+
 def _anomaly(detail: Mapping[str, Any]) -> str:
-    why = {"paid_late": "came after the expiry", "paid_after_final": "came when the invoice was settled already"}
-    return f"{_payment(detail)} {why.get(detail['anomaly'], detail['anomaly'])}; it does not change the invoice."
+    why = ANOMALIES.get(detail["anomaly"], detail["anomaly"])
+    return f"{_payment(detail)} {why}; it does not change the invoice."
 
 
 def _confirmation_failed(detail: Mapping[str, Any]) -> str:
@@ -176,9 +186,32 @@ def _confirmation_failed(detail: Mapping[str, Any]) -> str:
 
 def _healed(detail: Mapping[str, Any]) -> str:
     found = "; ".join(f"{one['kind'].replace('_', ' ')}, {one['what']}: {one['detail']}" for one in detail["findings"])
+    if all(one["kind"] == "asked" for one in detail["findings"]) and "txid" in detail:
+        payment = f"{detail['txid']}:{detail['vout']}"
+        return f"An operator had the node asked again about payment {payment}: {detail['reason']}."
     name = f" of payment {detail['txid']}:{detail['vout']}" if "txid" in detail else ""
     told = f" ({found})" if found else ""
     return f"An operator had the stored facts{name} set right after an audit{told}: {detail['reason']}."
+
+
+_DECIDED = {
+    Resolution.ACCEPTED: "accepted: it is part of the balance now",
+    Resolution.REFUNDED: "marked as refunded",
+    Resolution.IGNORED: "to be ignored",
+}
+
+
+def _resolved(detail: Mapping[str, Any]) -> str:
+    decided = _DECIDED[Resolution(detail["resolution"])]
+    return f"{_payment(detail)} was held, and is {decided}. {_who(detail)}"
+
+
+def _cancelled(detail: Mapping[str, Any]) -> str:
+    return f"It was cancelled. {_who(detail)}"
+
+
+def _who(detail: Mapping[str, Any]) -> str:
+    return f"Decided by {detail['actor']}: {detail['reason']}."
 
 
 _SENTENCES: dict[str, Callable[[Mapping[str, Any]], str]] = {
@@ -195,4 +228,6 @@ _SENTENCES: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "anomaly": _anomaly,
     "confirmation_failed": _confirmation_failed,
     "healed": _healed,
+    "resolved": _resolved,
+    "cancelled": _cancelled,
 }

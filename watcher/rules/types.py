@@ -34,10 +34,19 @@ class Reason(StrEnum):
     ACCEPTED_UNCONFIRMED = "accepted_unconfirmed"
     CONFIRMED_WITHOUT_PAYMENT = "confirmed_without_payment"
     EXPIRED = "expired"
+    CANCELLED = "cancelled"
     UNDERPAID = "underpaid"
     OVERPAID = "overpaid"
     DOUBLE_SPENT = "double_spent"
     VANISHED = "vanished"
+
+
+class Resolution(StrEnum):
+    """What an operator has decided about money that was held. It never changes a status."""
+
+    ACCEPTED = "accepted"  # the merchant keeps it
+    REFUNDED = "refunded"  # it was paid back, outside of this program
+    IGNORED = "ignored"  # nothing is done about it
 
 
 class TxState(StrEnum):
@@ -94,6 +103,8 @@ class Payment:
     in_closed_set: bool = False
     confirmed_anchor_hash: bytes | None = None  # its anchor when the invoice was last found CONFIRMED
     anomaly: str | None = None  # what was reported
+    resolution: Resolution | None = None  # what an operator has decided, where it is held
+    reorged: bool = False  # a block that held it has left the chain
     measured: Measurement | None = None  # when it was first seen in the mempool; None: it was not
 
     @property
@@ -126,6 +137,7 @@ class Standing:
     reached_due: bool = False  # it was UNCONFIRMED or CONFIRMED once
     set_closed: bool = False  # it was CONFIRMED once, or is final: later payments do not count
     confirmed_without_payment: bool = False
+    cancelled_at: datetime | None = None  # a fact: somebody wanted no payment any more
     raised_to: int = 0  # confirmations that risk asks for where the terms ask for none; it never falls
     conflict_seen: bool = False  # a payment of it was replaced or double-spent before it was accepted
     factors: tuple[Factor, ...] = ()  # as they were weighed last; they stay when it is raised or accepted

@@ -4,12 +4,13 @@ import secrets
 import time
 
 ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"  # Crockford's: no I, L, O, U
+_PAIRS = [one + other for one in ALPHABET for other in ALPHABET]
 
 
 def encode_id(prefix: str, time_ms: int, entropy: bytes) -> str:
     """`prefix_` + 26 characters; `time_ms` since 1970, `entropy` exactly 10 bytes."""
     number = (time_ms << 80) | int.from_bytes(entropy, "big")
-    return f"{prefix}_" + "".join(ALPHABET[(number >> shift) & 31] for shift in range(125, -1, -5))
+    return f"{prefix}_" + "".join([_PAIRS[(number >> shift) & 1023] for shift in range(120, -1, -10)])
 
 
 def new_id(prefix: str) -> str:

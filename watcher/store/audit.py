@@ -7,8 +7,10 @@ from typing import Any
 
 from watcher.rules.audit import Finding, Gap, Placed, display
 from watcher.rules.books import Line, SentEvent
-from watcher.rules.types import BlockId
+from watcher.rules.types import BlockId, Resolution
 from watcher.runtime.db import Connection, Row
+from watcher.store import actions
+from watcher.store.records import columns
 
 # What the chain says -------------------------------------------------------------------------------------
 
@@ -151,9 +153,10 @@ async def lines_of(connection: Connection, invoice_ids: Sequence[str]) -> dict[s
 
 
 _UNASSIGNED = """
-SELECT script_pubkey, coalesce(p.present, '{}') AS present, coalesce(l.booked, '{}') AS booked
+SELECT script_pubkey, coalesce(p.present, '[]') AS present, coalesce(l.booked, '{}') AS booked
 FROM (
-  SELECT y.script_pubkey, array_agg(y.amount_sat) FILTER (WHERE t.state IN ('mempool', 'anchored')) AS present
+  SELECT y.script_pubkey, jsonb_agg(jsonb_build_array(y.amount_sat, y.resolution))
+    FILTER (WHERE t.state IN ('mempool', 'anchored')) AS present
   FROM payment y JOIN tx t USING (txid) WHERE y.invoice_id IS NULL GROUP BY y.script_pubkey
 ) p FULL JOIN (
   SELECT script_pubkey, jsonb_object_agg(account, amount_sat) AS booked FROM (
@@ -164,9 +167,47 @@ FROM (
 """
 
 
-async def unassigned(connection: Connection) -> list[tuple[bytes, list[int], dict[str, int]]]:
-    """Scripts with money of no invoice, or booked so: (script, payments that are there, booked)."""
-    return [tuple(row) for row in await connection.fetch(_UNASSIGNED)]
+Unassigned = tuple[bytes, list[tuple[int, Resolution | None]], dict[str, int]]
+"""A script, its payments that are there with what was decided about them, and what is booked of it by account."""
+
+
+async def unassigned(connection: Connection) -> list[Unassigned]:
+    """Scripts with money of no invoice, or booked so."""
+    return [
+        (script, [(amount_sat, decided and Resolution(decided)) for amount_sat, decided in present], booked)
+        for script, present, booked in await connection.fetch(_UNASSIGNED)
+    ]
+
+
+async def wrong_resolutions(connection: Connection) -> list[Finding]:
+    """Payments about which something else is noted than the log of operators' actions says, or that it does not name.
+
+    The log is the truth: a decision is written there first and for ever.
+    """
+    logged = {row["payment"]: (row["resolution"], row["id"]) for row in await actions.resolutions(connection)}
+    rows = await connection.fetch(
+        "SELECT txid, vout, resolution, resolved_by, invoice_id, script_pubkey FROM payment "
+        "WHERE resolution IS NOT NULL OR (txid, vout) IN (SELECT * FROM unnest($1::bytea[], $2::int[]))",
+        *columns([outpoint_of(name) for name in logged], 2),
+    )
+    findings = []
+    for row in rows:
+        name = f"{display(row['txid'])}:{row['vout']}"
+        noted, true = (row["resolution"], row["resolved_by"]), logged.get(name, (None, None))
+        if noted != true:
+            detail = f"it is noted as {_decided(*noted)}, and the log of actions has it as {_decided(*true)}"
+            findings.append(Finding("wrong_resolution", name, detail, row["txid"], row["invoice_id"]))
+    return findings
+
+
+def outpoint_of(name: str) -> tuple[bytes, int]:
+    """The outpoint that people write as `txid:vout`."""
+    txid, _, vout = name.partition(":")
+    return bytes.fromhex(txid)[::-1], int(vout)
+
+
+def _decided(resolution: str | None, action: int | None) -> str:
+    return f"{resolution} by action {action}" if resolution else "not decided"
 
 
 # What one statement finds --------------------------------------------------------------------------------

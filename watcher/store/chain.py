@@ -157,7 +157,8 @@ async def evicted_bodies(connection: Connection, now: datetime) -> list[bytes]:
 
 _SAVE_FACTS = """
 UPDATE tx t SET state = n.state, anchor_height = n.anchor_height, anchor_hash = n.anchor_hash, gone_by = n.gone_by,
-  conflict_height = n.conflict_height, evicted_at = n.evicted_at
+  conflict_height = n.conflict_height, evicted_at = n.evicted_at,
+  reorged = t.reorged OR ($8 AND coalesce(t.anchor_hash <> n.anchor_hash, t.anchor_hash IS NOT NULL))
 FROM unnest($1::bytea[], $2::text[], $3::int[], $4::bytea[], $5::bytea[], $6::int[], $7::timestamptz[])
   AS n(txid, state, anchor_height, anchor_hash, gone_by, conflict_height, evicted_at)
 JOIN tx old USING (txid)
@@ -183,9 +184,14 @@ def _fact_row(facts: TxFacts) -> tuple[object, ...]:
     )  # fmt: skip
 
 
-async def save_facts(connection: Connection, facts: Sequence[TxFacts]) -> dict[bytes, TxFacts]:
-    """Write the changed facts of tracked transactions; what they were before, by txid."""
-    rows = await connection.fetch(_SAVE_FACTS, *columns([_fact_row(item) for item in facts], 7))
+async def save_facts(
+    connection: Connection, facts: Sequence[TxFacts], *, by_the_chain: bool = True
+) -> dict[bytes, TxFacts]:
+    """Write the changed facts of tracked transactions; what they were before, by txid.
+
+    `by_the_chain`: what has lost its anchor was reorganised; else what was stored had been wrong.
+    """
+    rows = await connection.fetch(_SAVE_FACTS, *columns([_fact_row(item) for item in facts], 7), by_the_chain)
     return {row["txid"]: tx_facts(row) for row in rows}
 
 

@@ -7,6 +7,7 @@ from typing import Protocol
 
 from watcher.runtime.db import Connection, Pool, Row
 from watcher.runtime.errors import Rejected
+from watcher.store import actions
 from watcher.store.records import columns
 from watcher.store.witness import Witness, key_of
 
@@ -166,10 +167,7 @@ async def raise_to(connection: Connection, descriptor_id: int, index: int) -> li
 async def note_skip(connection: Connection, raised: Raised, reason: str, now: datetime) -> None:
     """Keep that an operator raised a counter, and why."""
     detail = {"descriptor": raised.descriptor, "fromIndex": raised.from_index, "toIndex": raised.to_index}
-    await connection.execute(
-        "INSERT INTO operator_action (happened_at, action, reason, detail) VALUES ($1, 'descriptor_skip', $2, $3)",
-        now, reason, detail,
-    )  # fmt: skip
+    await actions.log(connection, actions.COMMAND_LINE, "descriptor_skip", reason, detail, now)
 
 
 # Paid is what holds or held money: not what only was paid by transactions that are gone.

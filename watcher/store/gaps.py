@@ -6,7 +6,7 @@ from datetime import datetime
 from watcher.rules.pruning import Gap
 from watcher.rules.types import BlockId
 from watcher.runtime.db import Connection
-from watcher.store import chain
+from watcher.store import actions, chain
 
 
 async def accepted(connection: Connection) -> list[Gap]:
@@ -28,8 +28,6 @@ async def accept(connection: Connection, tip: BlockId, gap: Gap, blocks: Sequenc
         "accepted_at = excluded.accepted_at, reason = excluded.reason",
         gap.first, gap.last, gap.accepted_at, gap.reason,
     )  # fmt: skip
-    await connection.execute(
-        "INSERT INTO operator_action (happened_at, action, reason, detail) VALUES ($1, 'accept_gap', $2, $3)",
-        gap.accepted_at, gap.reason, {"firstHeight": gap.first, "lastHeight": gap.last},
-    )  # fmt: skip
     await chain.move_tip(connection, tip.height, blocks, blocks[-1][0])
+    detail = {"firstHeight": gap.first, "lastHeight": gap.last}
+    await actions.log(connection, actions.COMMAND_LINE, "accept_gap", gap.reason, detail, gap.accepted_at)

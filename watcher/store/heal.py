@@ -3,13 +3,13 @@
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
 from watcher.rules.chain import Arrival
 from watcher.rules.heal import Past
 from watcher.rules.types import BlockId, Standing
-from watcher.runtime.db import Connection
-from watcher.store import chain, journal, payments
+from watcher.runtime.db import Connection, Row
+from watcher.store import actions, chain, journal, payments
+from watcher.store.audit import outpoint_of
 from watcher.store.records import columns
 
 
@@ -42,6 +42,15 @@ async def invoices_of(connection: Connection, txid: bytes, scripts: Collection[b
     return {row["id"] for row in rows}
 
 
+async def payments_of(connection: Connection, txid: bytes) -> list[Row]:
+    """(vout, amount_sat, invoice_id, state, anchor_height, anchor_hash) of the payments of a transaction."""
+    return await connection.fetch(
+        "SELECT vout, amount_sat, invoice_id, state, anchor_height, anchor_hash FROM payment JOIN tx USING (txid) "
+        "WHERE txid = $1 ORDER BY vout",
+        txid,
+    )
+
+
 _INSERT_ROW = """
 INSERT INTO tx (txid, raw, state, evicted_at) VALUES ($1, $2, 'evicted', now())
 ON CONFLICT (txid) DO UPDATE SET raw = coalesce(excluded.raw, tx.raw)
@@ -66,7 +75,7 @@ async def put(connection: Connection, arrival: Arrival, *, has_body: bool) -> se
     txid = arrival.facts.txid
     before = await _owners(connection, txid)
     await connection.execute(_INSERT_ROW, txid, arrival.raw if has_body else None)
-    await chain.save_facts(connection, [arrival.facts])
+    await chain.save_facts(connection, [arrival.facts], by_the_chain=False)
     if has_body:
         await connection.execute(
             "DELETE FROM tx_input WHERE txid = $1 AND outpoint <> ALL($2::bytea[])", txid, list(arrival.inputs)
@@ -94,6 +103,22 @@ async def forget_past(connection: Connection, keys: Iterable[tuple[bytes, int]])
     )
 
 
+async def restore_resolutions(connection: Connection) -> list[Row]:
+    """Note of every payment what the log of actions says was decided; (invoice_id, script_pubkey) of those changed."""
+    logged = [
+        (*outpoint_of(row["payment"]), row["resolution"], row["id"]) for row in await actions.resolutions(connection)
+    ]
+    return await connection.fetch(
+        "UPDATE payment y SET resolution = n.resolution, resolved_by = n.resolved_by FROM ("
+        "  SELECT p.txid, p.vout, l.resolution, l.resolved_by FROM payment p "
+        "  LEFT JOIN unnest($1::bytea[], $2::int[], $3::text[], $4::bigint[]) "
+        "    AS l(txid, vout, resolution, resolved_by) USING (txid, vout)"
+        "  WHERE (p.resolution, p.resolved_by) IS DISTINCT FROM (l.resolution, l.resolved_by)"
+        ") n WHERE y.txid = n.txid AND y.vout = n.vout RETURNING y.invoice_id, y.script_pubkey",
+        *columns(logged, 4),
+    )
+
+
 async def set_past(connection: Connection, key: tuple[bytes, int], past: Past, *, is_confirmed: bool) -> None:
     """Make the judged past of a payment what was told of it."""
     await connection.execute(
@@ -112,6 +137,7 @@ async def set_standing(
     await connection.execute(
         "UPDATE invoice SET status = $2, reason = $3, paid_sat = $4, reached_due = $5, set_closed = $6, "
         "confirmed_without_payment = $7, confirmed_at = coalesce(confirmed_at, $8), "
+        "cancelled_at = CASE WHEN $3 = 'cancelled' THEN coalesce(cancelled_at, now()) ELSE cancelled_at END, "
         "judge_at = coalesce(judge_at, expires_at + interval '1 s') WHERE id = $1",
         invoice_id, standing.status, standing.reason, standing.paid_sat, standing.reached_due, standing.set_closed,
         standing.confirmed_without_payment, confirmed_at,
@@ -179,12 +205,3 @@ async def put_blocks(connection: Connection, blocks: Sequence[tuple[BlockId, dat
 async def put_tip(connection: Connection, tip: BlockId) -> None:
     """Note our tip."""
     await connection.execute("UPDATE chain_state SET tip_height = $1, tip_hash = $2", tip.height, tip.hash)
-
-
-async def log_action(connection: Connection, action: str, reason: str, detail: dict[str, Any], now: datetime) -> int:
-    """Write down what an operator did, and why; the number of the row."""
-    number: int = await connection.fetchval(
-        "INSERT INTO operator_action (happened_at, action, reason, detail) VALUES ($1, $2, $3, $4) RETURNING id",
-        now, action, reason, detail,
-    )  # fmt: skip
-    return number

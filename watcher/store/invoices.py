@@ -61,10 +61,11 @@ WITH {LOCK}, taken AS (
   INSERT INTO invoice (
     id, project_id, test, amount, currency, amount_due_sat, quote_id, script_pubkey, reference, description,
     redirect_url, metadata, endpoint_id, created_at, expires_at, required_confirmations, required_reasons, judge_at,
-    tolerance_under_sat, tolerance_over_sat, eviction_limit_hours, anomaly_confirmations, unconfirmed_cap_sat
+    tolerance_under_sat, tolerance_over_sat, eviction_limit_hours, anomaly_confirmations, unconfirmed_cap_sat,
+    labels
   )
   SELECT $6, $7, $8, $9, $10, $11, coalesce($29, (SELECT id FROM quoted)), script_pubkey, $12, $13, $14, $15, $16,
-         $17, $18, $19, $20, $21, $24, $25, $26, $27, $28
+         $17, $18, $19, $20, $21, $24, $25, $26, $27, $28, array_remove(ARRAY[CASE WHEN $8 THEN 'test' END], NULL)
   FROM free
   RETURNING id, created_at
 ), noted AS (
@@ -119,6 +120,11 @@ async def project_of(connection: Connection, invoice_id: str) -> str | None:
     return project_id
 
 
+async def set_cancelled(connection: Connection, invoice_id: str, now: datetime) -> None:
+    """Note that an invoice is cancelled. What follows from it is judged in the same transaction."""
+    await connection.execute("UPDATE invoice SET cancelled_at = $2 WHERE id = $1", invoice_id, now)
+
+
 @dataclass(frozen=True, slots=True)
 class Filter:
     """Which invoices a list shows; None does not restrict."""
@@ -127,13 +133,14 @@ class Filter:
     status: str | None
     reference: str | None
     before: str | None  # an id: ids sort by age
+    label: str | None = None
 
 
 async def page(connection: Connection, wanted: Filter, limit: int) -> list[str]:
     """The ids of the newest invoices that are wanted."""
     clause, values = where({
         "project_id =": wanted.project_id, "status =": wanted.status, "reference =": wanted.reference,
-        "id <": wanted.before,
+        "labels <> '{}' AND labels @>": wanted.label and [wanted.label], "id <": wanted.before,
     })  # fmt: skip
     rows = await connection.fetch(f"SELECT id FROM invoice {clause} ORDER BY id DESC LIMIT {limit:d}", *values)  # noqa: S608
     return [row["id"] for row in rows]

@@ -1,5 +1,6 @@
 """What stays for ever: the ledger and the timelines."""
 
+import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -59,7 +60,7 @@ async def note(connection: Connection, lines: Sequence[Line], now: datetime) -> 
     """Add lines to timelines."""
     await connection.execute(
         "INSERT INTO timeline (invoice_id, happened_at, kind, detail) "
-        "SELECT n.invoice_id, $4, n.kind, n.detail FROM unnest($1::text[], $2::text[], $3::jsonb[]) "
-        "AS n(invoice_id, kind, detail)",
-        *columns(lines, 3), now,
+        "SELECT n.invoice_id, $4, n.kind, n.detail::jsonb FROM unnest($1::text[], $2::text[], $3::text[]) "
+        "AS n(invoice_id, kind, detail)",  # an array of texts is read much quicker than one of jsonb
+        *columns([(invoice_id, kind, json.dumps(detail)) for invoice_id, kind, detail in lines], 3), now,
     )  # fmt: skip

@@ -39,7 +39,8 @@ async def insert(connection: Connection, arrivals: Iterable[Arrival]) -> None:
 _INHERIT = """
 UPDATE payment n SET first_seen_at = least(n.first_seen_at, o.first_seen_at), judged = n.judged OR o.judged,
   in_closed_set = n.in_closed_set OR o.in_closed_set,
-  rate = CASE WHEN o.first_seen_at <= n.first_seen_at THEN o.rate ELSE n.rate END
+  rate = CASE WHEN o.first_seen_at <= n.first_seen_at THEN o.rate ELSE n.rate END,
+  noted = NULL  -- what was judged of it comes from elsewhere
 FROM (
   SELECT new.txid, new.vout, min(old.first_seen_at) AS first_seen_at, bool_or(old.judged) AS judged,
          bool_or(old.in_closed_set) AS in_closed_set,

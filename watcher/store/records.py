@@ -8,9 +8,9 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 
 from watcher.rules.exposure import exposed_sat
-from watcher.rules.record import Invoice, Quote
+from watcher.rules.record import Invoice, Noted, Quote
 from watcher.rules.risk import Measurement, factor_of_json, to_json
-from watcher.rules.types import BlockId, Payment, Reason, Standing, Status, Terms, TxFacts, TxState
+from watcher.rules.types import BlockId, Payment, Reason, Resolution, Standing, Status, Terms, TxFacts, TxState
 from watcher.runtime.db import Connection, Row
 
 _INVOICES = """
@@ -24,7 +24,7 @@ ORDER BY i.id
 """
 
 _PAYMENTS = """
-SELECT y.*, t.state, t.anchor_height, t.anchor_hash, t.gone_by, t.conflict_height, t.evicted_at, t.risk
+SELECT y.*, t.state, t.anchor_height, t.anchor_hash, t.gone_by, t.conflict_height, t.evicted_at, t.reorged, t.risk
 FROM payment y JOIN tx t USING (txid)
 WHERE y.invoice_id = ANY($1)
 ORDER BY y.first_seen_at, y.id
@@ -39,15 +39,21 @@ async def load(connection: Connection, invoice_ids: Sequence[str], *, lock: bool
     rows = await connection.fetch(_INVOICES + ("FOR UPDATE OF i" if lock else ""), list(invoice_ids))
     payments: defaultdict[str, list[Payment]] = defaultdict(list)
     rates: defaultdict[str, dict[tuple[bytes, int], Decimal]] = defaultdict(dict)
+    noted: defaultdict[str, dict[tuple[bytes, int], bytes]] = defaultdict(dict)
     for row in await connection.fetch(_PAYMENTS, [row["id"] for row in rows]):
         payment = _payment(row)
         payments[row["invoice_id"]].append(payment)
         if row["rate"] is not None:
             rates[row["invoice_id"]][payment.key] = row["rate"]
-    return {row["id"]: _invoice(row, tuple(payments[row["id"]]), rates[row["id"]]) for row in rows}
+        if row["noted"] is not None:
+            noted[row["invoice_id"]][payment.key] = row["noted"]
+    return {
+        row["id"]: _invoice(row, tuple(payments[row["id"]]), rates[row["id"]], Noted(row["noted"], noted[row["id"]]))
+        for row in rows
+    }
 
 
-def _invoice(row: Row, payments: tuple[Payment, ...], rates: dict[tuple[bytes, int], Decimal]) -> Invoice:
+def _invoice(row: Row, payments: tuple[Payment, ...], rates: dict[tuple[bytes, int], Decimal], noted: Noted) -> Invoice:
     return Invoice(
         id=row["id"],
         project_id=row["project_id"],
@@ -71,7 +77,7 @@ def _invoice(row: Row, payments: tuple[Payment, ...], rates: dict[tuple[bytes, i
         required_reasons=tuple(row["required_reasons"]),
         standing=Standing(
             Status(row["status"]), Reason(row["reason"]), row["paid_sat"], row["reached_due"], row["set_closed"],
-            row["confirmed_without_payment"], row["raised_to"], row["conflict_seen"],
+            row["confirmed_without_payment"], row["cancelled_at"], row["raised_to"], row["conflict_seen"],
             tuple(map(factor_of_json, row["risk_factors"])),
         ),
         labels=tuple(row["labels"]),
@@ -79,6 +85,7 @@ def _invoice(row: Row, payments: tuple[Payment, ...], rates: dict[tuple[bytes, i
         confirmed_at=row["confirmed_at"],
         payments=payments,
         payment_rates=rates,
+        noted=noted,
     )  # fmt: skip
 
 
@@ -99,6 +106,8 @@ def _payment(row: Row) -> Payment:
     return Payment(
         tx_facts(row), row["vout"], row["amount_sat"], row["coinbase"], row["first_seen_at"], row["judged"],
         row["counted"], row["in_closed_set"], row["confirmed_anchor_hash"], row["anomaly"],
+        Resolution(row["resolution"]) if row["resolution"] else None,
+        row["reorged"],
         None if row["risk"] is None else Measurement(**row["risk"]),
     )  # fmt: skip
 
@@ -116,18 +125,22 @@ _SAVE = """
 WITH saved AS (
   UPDATE invoice i SET status = n.status, reason = n.reason, paid_sat = n.paid_sat, reached_due = n.reached_due,
     set_closed = n.set_closed, last_sequence = n.last_sequence, confirmed_at = n.confirmed_at,
-    judge_at = n.judge_at, judge_at_height = n.judge_at_height, judge_pending = false, raised_to = n.raised_to,
-    conflict_seen = n.conflict_seen, risk_factors = n.risk_factors::jsonb, exposed_sat = n.exposed_sat
+    judge_at = n.judge_at, judge_at_height = n.judge_at_height, judge_pending = false,
+    labels = string_to_array(n.labels, ','), noted = n.noted, raised_to = n.raised_to, conflict_seen = n.conflict_seen,
+    risk_factors = n.risk_factors::jsonb, exposed_sat = n.exposed_sat
   FROM unnest($1::text[], $2::text[], $3::text[], $4::bigint[], $5::bool[], $6::bool[], $7::int[], $8::timestamptz[],
-              $9::timestamptz[], $10::int[], $11::int[], $12::bool[], $13::text[], $14::bigint[])
+              $9::timestamptz[], $10::int[], $11::text[], $12::bytea[], $13::int[], $14::bool[], $15::text[],
+              $16::bigint[])
     AS n(id, status, reason, paid_sat, reached_due, set_closed, last_sequence, confirmed_at, judge_at, judge_at_height,
-         raised_to, conflict_seen, risk_factors, exposed_sat)
+         labels, noted, raised_to, conflict_seen, risk_factors, exposed_sat)
   WHERE i.id = n.id
 )
 UPDATE payment y SET judged = n.judged, counted = n.counted, in_closed_set = n.in_closed_set,
-  confirmed_anchor_hash = n.confirmed_anchor_hash, anomaly = n.anomaly, report_at_height = n.report_at_height
-FROM unnest($15::bytea[], $16::int[], $17::bool[], $18::bool[], $19::bool[], $20::bytea[], $21::text[], $22::int[])
-  AS n(txid, vout, judged, counted, in_closed_set, confirmed_anchor_hash, anomaly, report_at_height)
+  confirmed_anchor_hash = n.confirmed_anchor_hash, anomaly = n.anomaly, report_at_height = n.report_at_height,
+  noted = n.noted
+FROM unnest($17::bytea[], $18::int[], $19::bool[], $20::bool[], $21::bool[], $22::bytea[], $23::text[], $24::int[],
+            $25::bytea[])
+  AS n(txid, vout, judged, counted, in_closed_set, confirmed_anchor_hash, anomaly, report_at_height, noted)
 WHERE y.txid = n.txid AND y.vout = n.vout
 """
 
@@ -138,8 +151,9 @@ async def save(connection: Connection, judged: Sequence[tuple[Invoice, Due]]) ->
         (
             invoice.id, invoice.standing.status, invoice.standing.reason, invoice.standing.paid_sat,
             invoice.standing.reached_due, invoice.standing.set_closed, invoice.last_sequence, invoice.confirmed_at,
-            due.judge_at, due.judge_at_height, invoice.standing.raised_to, invoice.standing.conflict_seen,
-            _factors_json(invoice), exposed_sat(invoice.standing, invoice.payments),
+            due.judge_at, due.judge_at_height, ",".join(invoice.labels), invoice.noted.invoice,
+            invoice.standing.raised_to, invoice.standing.conflict_seen, _factors_json(invoice),
+            exposed_sat(invoice.standing, invoice.payments),
         )
         for invoice, due in judged
     ]  # fmt: skip
@@ -147,11 +161,12 @@ async def save(connection: Connection, judged: Sequence[tuple[Invoice, Due]]) ->
         (
             payment.tx.txid, payment.vout, payment.judged, payment.counted, payment.in_closed_set,
             payment.confirmed_anchor_hash, payment.anomaly, due.report_at_height.get(payment.key),
+            invoice.noted.payments.get(payment.key),
         )
         for invoice, due in judged
         for payment in invoice.payments
     ]  # fmt: skip
-    await connection.execute(_SAVE, *columns(invoices, 14), *columns(payments, 8))
+    await connection.execute(_SAVE, *columns(invoices, 16), *columns(payments, 9))
 
 
 def _factors_json(invoice: Invoice) -> str:

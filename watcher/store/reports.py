@@ -34,16 +34,21 @@ ORDER BY e.posted_at, e.id LIMIT $6
 _FIRST, _LAST = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)
 
 
-async def lines(connection: Connection, wanted: Range, limit: int) -> list[Line] | None:
-    """The next lines, in the order of time; None when `after` is no booking of the project."""
+async def lines(connection: Connection, wanted: Range, limit: int, *, only_worth: bool = False) -> list[Line] | None:
+    """The next lines, in the order of time; None when `after` is no booking of the project.
+
+    For sums `only_worth` is enough: then events are read only where their invoice's own money and accepted money are
+    to be told apart, and txids are left out elsewhere.
+    """
     behind = (_FIRST, 0) if wanted.after is None else await _place(connection, wanted.project_id, wanted.after)
     if behind is None:
         return None
     rows = await connection.fetch(
         _ENTRIES, wanted.project_id, wanted.start or _FIRST, wanted.end or _LAST, *behind, limit
     )
-    changes = await _changes(connection, {row["invoice_id"] for row in rows if row["invoice_id"]})
     accepted = await _accepted(connection, rows)
+    owners = {row["invoice_id"] for row in rows if row["invoice_id"]}
+    changes = await _changes(connection, owners & accepted.keys() if only_worth else owners)
     return [_line(row, changes, accepted) for row in rows]
 
 
@@ -83,26 +88,17 @@ async def _changes(connection: Connection, invoice_ids: Collection[str]) -> dict
 
 
 async def _accepted(connection: Connection, rows: Sequence[Row]) -> dict[Any, list[Accepted]]:
-    """What operators have accepted, by invoice as its timeline says, and by script for money without an invoice."""
+    """What operators have accepted, in order: by invoice, and by script for money without an invoice."""
     decided = await connection.fetch(
-        "SELECT invoice_id, happened_at, detail->>'txid' AS txid, (detail->>'vout')::int AS vout FROM timeline "
-        "WHERE invoice_id = ANY($1) AND kind = 'resolved' AND detail->>'resolution' = 'accepted' ORDER BY id",
+        "SELECT y.invoice_id, y.script_pubkey, y.txid, y.amount_sat, y.rate, o.happened_at "
+        "FROM payment y JOIN operator_action o ON o.id = y.resolved_by WHERE y.resolution = 'accepted' "
+        "AND (y.invoice_id = ANY($1) OR (y.invoice_id IS NULL AND y.script_pubkey = ANY($2))) "
+        "ORDER BY y.resolved_by",
         [row["invoice_id"] for row in rows if row["invoice_id"]],
+        [row["script_pubkey"] for row in rows if row["script_pubkey"]],
     )
-    scripts = [row["script_pubkey"] for row in rows if row["script_pubkey"]]
-    payments = await connection.fetch(
-        "SELECT invoice_id, script_pubkey, txid, vout, amount_sat, rate, first_seen_at FROM payment "
-        "WHERE invoice_id = ANY($1) OR (invoice_id IS NULL AND script_pubkey = ANY($2))",
-        [row["invoice_id"] for row in decided], scripts,
-    )  # fmt: skip
-    at = {(row["txid"], row["vout"]): row["happened_at"] for row in decided}
     found: defaultdict[Any, list[Accepted]] = defaultdict(list)
-    for row in payments:
-        txid = row["txid"][::-1].hex()
-        if row["invoice_id"] is None:
-            owner, decided_at = row["script_pubkey"], row["first_seen_at"]
-        else:
-            owner, decided_at = row["invoice_id"], at.get((txid, row["vout"]))
-        if decided_at is not None:
-            found[owner].append(Accepted(decided_at, txid, row["amount_sat"], row["rate"]))
+    for row in decided:
+        accepted = Accepted(row["happened_at"], row["txid"][::-1].hex(), row["amount_sat"], row["rate"])
+        found[row["invoice_id"] or row["script_pubkey"]].append(accepted)
     return found

@@ -1,16 +1,19 @@
 """Money on addresses without an invoice: found, booked as held, and what it tells about a forgetful database.
 
 Such a payment is an anomaly of the project whose descriptor gave the address. It is booked by its script, in the
-transaction that stores it, and booked back when it leaves chain and mempool.
+transaction that stores it, moved when an operator has decided about it, and booked back from where it stands when it
+leaves chain and mempool.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 
 import structlog
 
+from watcher.rules.ledger import CHAIN, position_of_unassigned, posting
 from watcher.rules.money import btc_text
-from watcher.runtime.db import Connection
+from watcher.rules.types import Resolution
+from watcher.runtime.db import Connection, Row
 from watcher.store import descriptors
 from watcher.store.records import columns
 
@@ -57,18 +60,20 @@ async def _remember(connection: Connection, scripts: Sequence[bytes]) -> None:
 # What is there of each script and what is booked, and where: as the first time, else with the oldest project that has
 # the descriptor.
 _POSITIONS = """
-SELECT a.script_pubkey, a.address, a.descriptor_id, a.index, home.project_id, home.account, (
-  SELECT coalesce(sum(y.amount_sat), 0) FROM payment y JOIN tx t USING (txid)
+SELECT a.script_pubkey, a.address, a.descriptor_id, a.index, home.project_id, home.test, (
+  SELECT coalesce(jsonb_agg(jsonb_build_array(y.amount_sat, y.resolution)), '[]') FROM payment y JOIN tx t USING (txid)
   WHERE y.script_pubkey = a.script_pubkey AND y.invoice_id IS NULL AND t.state IN ('mempool', 'anchored')
-)::bigint AS present_sat, (
-  SELECT coalesce(sum(l.amount_sat), 0) FROM ledger_entry l
-  WHERE l.script_pubkey = a.script_pubkey AND l.account <> 'chain'
-)::bigint AS booked_sat
+) AS present, (
+  SELECT coalesce(jsonb_object_agg(l.account, l.amount_sat), '{}') FROM (
+    SELECT account, sum(amount_sat)::bigint AS amount_sat FROM ledger_entry
+    WHERE script_pubkey = a.script_pubkey GROUP BY account
+  ) l
+) AS booked
 FROM address a CROSS JOIN LATERAL (
-  (SELECT 0 AS rank, l.project_id, l.account FROM ledger_entry l
+  (SELECT 0 AS rank, l.project_id, l.account = 'test' AS test FROM ledger_entry l
    WHERE l.script_pubkey = a.script_pubkey AND l.account <> 'chain' ORDER BY l.id LIMIT 1)
   UNION ALL
-  (SELECT 1, p.id, CASE p.mode WHEN 'test' THEN 'test' ELSE 'held' END FROM project p
+  (SELECT 1, p.id, p.mode = 'test' FROM project p
    WHERE p.descriptor_id = a.descriptor_id ORDER BY p.created_at, p.id LIMIT 1)
   ORDER BY rank LIMIT 1
 ) home
@@ -77,28 +82,44 @@ ORDER BY a.script_pubkey
 """
 
 _POST = """
+WITH n AS (
+  SELECT * FROM unnest($1::bigint[], $2::text[], $3::bytea[], $4::text[], $5::bigint[])
+    AS n(number, project_id, script_pubkey, account, amount_sat)
+), p AS (SELECT number, nextval('ledger_posting') AS posting FROM (SELECT DISTINCT number FROM n) numbers)
 INSERT INTO ledger_entry (posting, project_id, script_pubkey, account, amount_sat, posted_at)
-SELECT p.posting, p.project_id, p.script_pubkey, e.account, e.amount_sat, $5
-FROM (
-  SELECT nextval('ledger_posting') AS posting, n.*
-  FROM unnest($1::text[], $2::bytea[], $3::text[], $4::bigint[]) AS n(project_id, script_pubkey, account, amount_sat)
-) p
-CROSS JOIN LATERAL (VALUES (p.account, p.amount_sat), ('chain', -p.amount_sat)) AS e(account, amount_sat)
+SELECT p.posting, n.project_id, n.script_pubkey, n.account, n.amount_sat, $6 FROM n JOIN p USING (number)
 """
 
 
 async def post(connection: Connection, scripts: Sequence[bytes], now: datetime) -> None:
-    """Book, of each of these scripts, the difference between what is there and what is booked."""
+    """Book, of each of these scripts, the difference between what is there or was decided, and what is booked.
+
+    To be called with the row of `chain_state` locked, so that nothing is booked twice.
+    """
     moved = [
-        (row, row["present_sat"] - row["booked_sat"])
+        (row, entries)
         for row in await connection.fetch(_POSITIONS, scripts)
-        if row["present_sat"] != row["booked_sat"]
+        if (entries := posting(row["booked"], position_of_unassigned(_present(row), test=row["test"])))
     ]
-    entries = [(row["project_id"], row["script_pubkey"], row["account"], change_sat) for row, change_sat in moved]
-    await connection.execute(_POST, *columns(entries, 4), now)
-    for row, change_sat in moved:
+    rows = [
+        (number, row["project_id"], row["script_pubkey"], account, amount_sat)
+        for number, (row, entries) in enumerate(moved)
+        for account, amount_sat in entries.items()
+    ]
+    await connection.execute(_POST, *columns(rows, 5), now)
+    for row, entries in moved:
+        _tell(row, entries)
+
+
+def _present(row: Row) -> list[tuple[int, Resolution | None]]:
+    return [(amount_sat, resolution and Resolution(resolution)) for amount_sat, resolution in row["present"]]
+
+
+def _tell(row: Row, entries: Mapping[str, int]) -> None:
+    """Log what came and what went; what only moves between our accounts is an operator's decision."""
+    if change_sat := -entries.get(CHAIN, 0):
         log.warning(
             "watcher.paid_unassigned" if change_sat > 0 else "watcher.unassigned_gone", project=row["project_id"],
             address=row["address"], descriptor=row["descriptor_id"], index=row["index"],
-            btc=btc_text(abs(change_sat)), account=row["account"],
+            btc=btc_text(abs(change_sat)), account=", ".join(sorted(entries.keys() - {CHAIN})),
         )  # fmt: skip

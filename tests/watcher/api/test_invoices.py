@@ -45,7 +45,7 @@ async def test_what_is_answered(shop):
     made = (await shop.client.post("/invoices", ORDER | {"reference": "a b"})).body
     assert made["status"] == "NEW"
     assert (made["amount"], made["btc"], made["rate"], made["rateSource"]) == ("100.00", "0.00200000", "50000", "fixed")
-    assert (made["test"], made["projectId"], made["labels"], made["payments"]) == (True, shop.id, [], [])
+    assert (made["test"], made["projectId"], made["labels"], made["payments"]) == (True, shop.id, ["test"], [])
     assert made["bip21"] == f"bitcoin:{made['address']}?amount=0.00200000&label=a%20b"
     assert made["paymentUrl"] == f"https://pay.example/pay/{made['id']}"
     created, expires = (datetime.fromisoformat(made[name]) for name in ("createdAt", "expiresAt"))
@@ -333,6 +333,22 @@ async def test_what_the_row_says(shop, pool):
     assert again["notificationUrl"] == "http://127.0.0.1:9/own"
 
 
+async def test_a_list_shows_those_with_a_label(operator, shop, pool):
+    """Of its own project; every invoice that was made in test mode has the label for that."""
+    late, _ = [(await shop.client.post("/invoices", ORDER))["id"] for _ in range(2)]
+    other = await new_shop(operator)
+    await other.client.post("/invoices", ORDER)
+    await operator.patch(f"/projects/{shop.id}", {"mode": "live"})
+    live = await shop.client.post("/invoices", ORDER)
+    assert live["labels"] == []
+    await pool.execute("UPDATE invoice SET labels = '{test,late}' WHERE id = $1", late)
+    assert [item["id"] for item in (await shop.client.get("/invoices?label=late"))["items"]] == [late]
+    assert len((await shop.client.get("/invoices?label=test"))["items"]) == 2
+    assert len((await operator.get("/invoices?label=test"))["items"]) == 3
+    assert (await shop.client.get("/invoices?label=late&status=CONFIRMED"))["items"] == []
+    assert (await shop.client.get("/invoices?label=reorged"))["items"] == []
+
+
 async def test_lists_page_from_the_newest_and_filter(operator, shop):
     made = [(await shop.client.post("/invoices", ORDER | {"reference": f"r{n % 2}"}))["id"] for n in range(7)]
     seen, cursor = [], ""
@@ -352,8 +368,8 @@ async def test_lists_page_from_the_newest_and_filter(operator, shop):
 
 WRONG_QUERIES = [
     "limit=0", "limit=201", "limit=x", "limit=", "limit=1.5", "cursor=x", "cursor=", "cursor=%00", "cursor=%ff",
-    "status=PAID", "status=", "reference=%00", "reference=" + "x" * 201, "unknown=1", "limit=1&limit=2",
-    "projectId=1", "%00=1", "%ff=1",
+    "status=PAID", "status=", "label=", "label=paid", "reference=%00", "reference=" + "x" * 201, "unknown=1",
+    "limit=1&limit=2", "projectId=1", "%00=1", "%ff=1",
 ]  # fmt: skip
 
 
@@ -413,3 +429,30 @@ async def test_a_confirmation_over_http(operator, shop, pool):
     assert (await shop.client.post(path)).status == 409
     assert (await shop.client.post(f"/invoices/inv_{'0' * 26}/confirm-without-payment")).status == 404
     assert (await shop.client.post(path, {"force": True})).status == 422
+
+
+# Cancel
+
+
+async def test_a_new_invoice_is_cancelled_and_answered_as_it_is_then(shop):
+    invoice = (await shop.client.post("/invoices", {"amount": "1.00", "currency": "EUR"})).body
+    path = f"/invoices/{invoice['id']}/cancel"
+    done = await shop.client.post(path, {"reason": "out of stock"}, Idempotency_Key="k")
+    assert (done.status, done["status"], done["reason"], done["paidBtc"]) == (200, "EXPIRED", "cancelled", "0.00000000")
+    assert (await shop.client.get(f"/invoices/{invoice['id']}")).body == done.body
+    [event] = (await shop.client.get(f"/invoices/{invoice['id']}/events"))["items"]
+    assert (event["type"], event["data"]["reason"]) == ("invoice.expired", "cancelled")
+    told = [line["text"] for line in (await shop.client.get(f"/invoices/{invoice['id']}/timeline"))["items"]]
+    assert told[1].startswith("It was cancelled. Decided by key_")
+    assert told[1].endswith(": out of stock.")
+    assert (await shop.client.post(path, {"reason": "out of stock"}, Idempotency_Key="k")).body == done.body
+    again = await shop.client.post(path, {"reason": "out of stock"})
+    assert (again.status, again["detail"]) == (409, "the invoice is EXPIRED; only a NEW one can be cancelled")
+
+
+async def test_cancelling_says_why(shop):
+    invoice = (await shop.client.post("/invoices", {"amount": "1.00", "currency": "EUR"})).body
+    for body in ({}, {"reason": " "}, {"reason": 1}):
+        refused = await shop.client.post(f"/invoices/{invoice['id']}/cancel", body)
+        assert (refused.status, refused["errors"][0]["field"]) == (422, "reason")
+    assert (await shop.client.post("/invoices/inv_00000000000000000000000000/cancel", {"reason": "x"})).status == 404

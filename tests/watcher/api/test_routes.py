@@ -15,7 +15,11 @@ GET /invoices/{id}
 GET /invoices/{id}/events
 GET /invoices/{id}/timeline
 POST /invoices/{id}/confirm-without-payment
+POST /invoices/{id}/cancel
 GET /anomalies
+GET /anomalies/{id}
+POST /anomalies/{id}/resolve
+GET /operator-actions
 GET /events
 GET /deliveries
 GET /deliveries/{id}
@@ -28,5 +32,6 @@ def test_every_call_of_the_contract_is_there_and_no_other():
     assert sorted(f"{route.method} {route.path}" for route in ROUTES) == sorted(CONTRACT.split("\n")[1:-1])
 
 
-def test_only_making_projects_is_for_operators_alone():
-    assert [route.path for route in ROUTES if route.operator_only] == ["/projects"]
+def test_what_is_for_operators_alone():
+    only = {f"{route.method} {route.path}" for route in ROUTES if route.operator_only}
+    assert only == {"POST /projects", "POST /anomalies/{id}/resolve", "GET /operator-actions"}

@@ -7,6 +7,7 @@ import pytest
 from aiohttp import ClientPayloadError, web
 from aiohttp.test_utils import TestServer
 
+from watcher.api.server import _observed
 from watcher.api.tables import Table, csv_text, harmless, streamed, wants_csv
 
 
@@ -44,20 +45,23 @@ def test_csv_is_for_who_asks_for_it(named: str | None, accepted: list[str], *, i
 
 
 @pytest.mark.parametrize("good_parts", [0, 1, 3])
-async def test_a_table_that_cannot_be_read_to_its_end_never_looks_whole(session, good_parts: int):
+@pytest.mark.parametrize(
+    ("error", "status"), [(ValueError("a bug"), 500), (ConnectionResetError("of the database"), 503)]
+)
+async def test_a_table_that_cannot_be_read_to_its_end_never_looks_whole(session, good_parts, error, status):
     async def parts():
         for _ in range(good_parts):
             yield "a,b\r\n"
-        raise ValueError("the table cannot be read any further")
+        raise error
 
     async def handler(request: web.Request) -> web.StreamResponse:
         return await streamed(request, Table("x.csv", parts()))
 
-    app = web.Application()
+    app = web.Application(middlewares=[_observed])
     app.router.add_get("/", handler)
     async with TestServer(app, host="127.0.0.1") as server, session.get(server.make_url("/")) as response:
         if good_parts:
             with pytest.raises(ClientPayloadError):
                 await response.read()
         else:
-            assert response.status == 500
+            assert response.status == status

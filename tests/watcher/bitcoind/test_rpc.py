@@ -15,7 +15,7 @@ from watcher.bitcoind.decode import (
     to_hex,
 )
 from watcher.bitcoind.jsonrpc import JsonRpc, NodeUnreachable, RpcError
-from watcher.bitcoind.rpc import BitcoindRpc, BlockPruned, FeeMarket, ZmqNotification
+from watcher.bitcoind.rpc import BitcoindRpc, BlockPruned, ZmqNotification
 from watcher.runtime.errors import Broken, Rejected
 
 pytestmark = pytest.mark.regtest
@@ -231,39 +231,6 @@ class TestMempool:
         assert entries[child].fee_sat == told["fees"]["base"] * 10**8 > 0
         assert entries[child].unbroadcast is told["unbroadcast"]
 
-    async def test_entries_with_what_they_compete_with(self, chain, rpc):
-        txid = await paid(chain)
-        entries, market = await rpc.mempool_entries_and_market([UNKNOWN, txid])
-        assert entries == await rpc.mempool_entries([txid])
-        assert entries[txid].height == await rpc.call("getblockcount")
-        assert market.min_feerate_sat_kvb == (await rpc.mempool_info()).min_feerate_sat_kvb
-        assert market.estimate_sat_kvb is None  # a chain without blocks full of fees
-        assert market.mempool_vsize == entries[txid].vsize
-        assert (await rpc.mempool_entries_and_market([UNKNOWN]))[0] == {}
-
-    @pytest.mark.parametrize(
-        ("estimate", "sat_kvb"),
-        [
-            ({"result": {"feerate": 0.00012345, "blocks": 2}}, 12_345),
-            ({"result": {"errors": ["Insufficient data or no feerate found"], "blocks": 0}}, None),
-            ({"error": {"code": -32603, "message": "Fee estimation disabled"}}, None),
-        ],
-    )
-    async def test_what_the_next_blocks_ask_for(self, serve_answer, estimate, sat_kvb):
-        info = {"mempoolminfee": 0.00001, "bytes": 77}
-        url = await serve_answer([{"id": 0, "result": info}, {"id": 1, **estimate}])
-        async with BitcoindRpc(url, LOGIN) as rpc:
-            assert await rpc.mempool_entries_and_market([]) == ({}, FeeMarket(1_000, sat_kvb, 77))
-
-    @pytest.mark.parametrize(
-        "info", [{}, {"mempoolminfee": None, "bytes": 1}, {"mempoolminfee": 1, "bytes": "x"}, None]
-    )
-    async def test_a_mempool_that_is_not_understood(self, serve_answer, info):
-        url = await serve_answer([{"id": 0, "result": info}, {"id": 1, "result": {}}])
-        async with BitcoindRpc(url, LOGIN) as rpc:
-            with pytest.raises(Broken):
-                await rpc.mempool_entries_and_market([])
-
     async def test_many_questions_at_once(self, chain, rpc):
         txids = [await paid(chain) for _ in range(3)]
         strangers = [number.to_bytes(32, "big") for number in range(1, 300)]
@@ -286,6 +253,16 @@ class TestMempool:
         await chain.mine()
         assert await rpc.spenders(asked) == {}
         assert await rpc.unspent(asked, include_mempool=False) == {fresh}
+
+    async def test_which_block_holds_a_transaction(self, chain, rpc):
+        """By an unspent output of it; with txindex it is in tests/watcher/test_transactions.py."""
+        txid = await paid(chain)
+        assert await rpc.block_of(txid) is None
+        [block] = await chain.mine()
+        assert await rpc.block_of(txid) == from_hex(block)
+        await chain.mine(2)
+        assert await rpc.block_of(txid) == from_hex(block)
+        assert await rpc.block_of(UNKNOWN) is None
 
     async def test_a_transaction_is_offered(self, chain, rpc):
         old = await paid(chain)

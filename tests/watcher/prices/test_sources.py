@@ -167,13 +167,29 @@ async def test_what_is_no_price_of_a_bitcoin_is_refused(session, tickers, name, 
     assert said.isprintable()
 
 
-@pytest.mark.parametrize("written", [b"NaN", b"Infinity", b"-Infinity", b"1e999999999999999999999", b"9" * 5000])
+@pytest.mark.parametrize(
+    ("written", "said"),
+    [
+        (b"NaN", "its answer is not JSON"), (b"Infinity", "its answer is not JSON"),
+        (b"-Infinity", "its answer is not JSON"), (b"1e999999999999999999999", "its answer is not JSON"),
+        (b"9" * 5000, "its price is no number above zero: "),
+    ],
+)  # fmt: skip
 @pytest.mark.parametrize("name", NAMES)
-async def test_numbers_that_are_none_in_json_are_refused(session, tickers, name, written):
-    tickers.lies[name] = lambda request, document: json.dumps(put(name, "@")(request, document)).encode().replace(
-        b'"@"', written
-    )  # fmt: skip
-    assert await refusal(session, tickers, name)
+async def test_numbers_that_are_none_in_json_are_refused(session, tickers, name, written, said):
+    def lie(request, document):
+        return json.dumps(put(name, "@")(request, document)).encode().replace(b'"@"', written)
+
+    tickers.lies[name] = lie
+    assert (await refusal(session, tickers, name)).startswith(said)
+
+
+async def test_a_packed_answer_is_not_unpacked(session, tickers):
+    """It was asked for as it is; a small one may unpack to anything."""
+    packed = gzip.compress(b'{"data": [{"last": {"EUR": 50000}}]}')
+    headers = {"Content-Encoding": "gzip"}
+    tickers.lies["url"] = lambda _request, _document: web.Response(body=packed, headers=headers)
+    assert await refusal(session, tickers, "url") == "its answer is not JSON"
 
 
 @pytest.mark.parametrize(

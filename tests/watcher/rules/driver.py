@@ -15,13 +15,17 @@ from itertools import count
 from typing import Any
 
 from tests.watcher.rules.build import a_measurement
+from watcher.rules import judgements
 from watcher.rules.anomalies import judge_at
 from watcher.rules.chain import BlockHit, Tracked, classify, connect, disconnect
-from watcher.rules.decisions import Decision, Setting, decide
+from watcher.rules.decisions import Decision, Setting, Told
 from watcher.rules.invoice import Moment, Step, required_confirmations
-from watcher.rules.ledger import posting
+from watcher.rules.judgements import Row, noted_decision
+from watcher.rules.labels import at_creation
+from watcher.rules.ledger import position, posting
 from watcher.rules.record import Invoice
-from watcher.rules.types import BlockId, Payment, Status, Terms, TxFacts, TxState
+from watcher.rules.replay import Stored, Written
+from watcher.rules.types import BlockId, Payment, Resolution, Status, Terms, TxFacts, TxState
 
 START = datetime(2026, 11, 20, 8, 0, tzinfo=UTC)
 FIRST_HEIGHT = 100
@@ -111,6 +115,9 @@ class Pipeline:
         self.heights: list[int] = []  # at which a judgement or a report is due
         self.is_pending = False  # facts came that were not judged yet
         self.events: list[dict[str, Any]] = []
+        self.told: list[Told] = []
+        self.numbers: dict[tuple[bytes, int], int] = {}
+        self.rows: list[tuple[str, datetime, str]] = []  # kind, time and input of every judgement
         self.booked: Counter[str] = Counter()
         self._numbers = count(1)
 
@@ -134,6 +141,16 @@ class Pipeline:
             self.mempool_is_trusted = kind == "full"
         if kind != "chain" and (self.is_pending or self._is_due(now, tip)):
             self._judge(Moment(tip, now, self.looked_at, self.mempool_is_trusted, "main"), tell_net=tell_net)
+
+    def resolve(self, txid: bytes, resolution: Resolution) -> None:
+        """An operator's decision about all outputs of a transaction."""
+        self.payments = {
+            key: replace(payment, resolution=resolution) if payment.tx.txid == txid else payment
+            for key, payment in self.payments.items()
+        }
+        self.invoice = replace(self.invoice, payments=tuple(self.payments.values()))
+        self._book(position(self.invoice.standing, self.invoice.payments, test=self.invoice.test))
+        self._write(judgements.resolved(self.stored().invoice), at(0))
 
     # Facts, as the look at the node and the store make them.
 
@@ -166,7 +183,7 @@ class Pipeline:
                 self.payments[payment.key] = self._inherited(tx, payment)
             self.tracked[facts.txid] = Tracked(facts, tx.inputs)
         self.payments = {
-            key: replace(payment, tx=self.tracked[payment.tx.txid].facts) for key, payment in self.payments.items()
+            key: _moved(payment, self.tracked[payment.tx.txid].facts) for key, payment in self.payments.items()
         }
 
     def _inherited(self, tx: Tx, payment: Payment) -> Payment:
@@ -193,10 +210,27 @@ class Pipeline:
 
     def _judge(self, moment: Moment, *, tell_net: bool) -> None:
         setting = Setting(moment, "http://pay.test", tell_net, lambda: f"evt_{next(self._numbers)}")
-        before = replace(self.invoice, payments=tuple(self.payments.values()))
-        decision = decide(before, setting)
+        before = replace(self.invoice, payments=self._in_order())
+        decision, rows = noted_decision(before, setting)
+        self._write(rows, moment.now)
+        self.told += decision.events
         self.events += [json.loads(told.body)["data"] | {"type": told.type} for told in decision.events]
         self._save(decision)
+
+    def _write(self, rows: Iterable[Row], now: datetime) -> None:
+        self.rows += [(row.kind, now, json.dumps(row.input)) for row in rows]
+
+    def _in_order(self) -> tuple[Payment, ...]:
+        """As the store gives them: in the order in which they were seen, then learnt of."""
+        for key in self.payments:
+            self.numbers.setdefault(key, len(self.numbers))
+        return tuple(sorted(self.payments.values(), key=lambda one: (one.first_seen_at, self.numbers[one.key])))
+
+    def stored(self) -> Stored:
+        """What a database would hold of the invoice now."""
+        rows = [Written(number, kind, at, json.loads(found)) for number, (kind, at, found) in enumerate(self.rows, 1)]
+        invoice = replace(self.invoice, payments=self._in_order())
+        return Stored(invoice, rows, self.told, {key: sat for key, sat in self.booked.items() if sat}, self.numbers)
 
     def _save(self, decision: Decision) -> None:
         self.invoice, self.is_pending = decision.invoice, False
@@ -204,7 +238,16 @@ class Pipeline:
         self.judge_at = decision.judge_at
         self.heights = [*decision.report_at_height.values()]
         self.heights += [] if decision.judge_at_height is None else [decision.judge_at_height]
-        self.booked.update(posting({key: sat for key, sat in self.booked.items() if sat}, decision.position))
+        self._book(decision.position)
+
+    def _book(self, after: dict[str, int]) -> None:
+        self.booked.update(posting({key: sat for key, sat in self.booked.items() if sat}, after))
+
+
+def _moved(payment: Payment, facts: TxFacts) -> Payment:
+    """A payment with new facts of its transaction."""
+    lost = payment.tx.anchor is not None and payment.tx.anchor != facts.anchor
+    return replace(payment, tx=facts, reorged=payment.reorged or lost)
 
 
 def an_invoice(terms: Terms, *, test: bool = False) -> Invoice:
@@ -213,6 +256,7 @@ def an_invoice(terms: Terms, *, test: bool = False) -> Invoice:
         id="inv_1", project_id="prj_1", test=test, amount=Decimal(terms.amount_due_sat).scaleb(-8), currency="BTC",
         quote=None, address="bcrt1q", script_pubkey=b"\0\x14" + b"\1" * 20, reference=None, description=None,
         redirect_url=None, notification_url=None, metadata={}, created_at=START, terms=terms, required_reasons=(),
+        labels=at_creation(test=test),
     )  # fmt: skip
 
 

@@ -139,6 +139,7 @@ class Verdict:
     places: dict[str, tuple[str, int]] = field(default_factory=dict)  # where payments are, with confirmations
     counted: set[str] = field(default_factory=set)
     ledger: dict[str, int] = field(default_factory=dict)
+    exceptions: set[str] = field(default_factory=set)  # whose money is held, or was until somebody decided
 
 
 class Model:
@@ -159,6 +160,8 @@ class Model:
             world.apply(operation)
             if operation[0] == "look":
                 watcher.look(world, operation[1])
+            elif operation[0] == "resolve":
+                watcher.resolve(*operation[1:])
         return watcher.verdict
 
 
@@ -172,6 +175,7 @@ class Watcher:
         self.looked_at = -1
         self.is_alone = False
         self.conflict = False
+        self.decided: dict[str, str] = {}
         self.verdict = Verdict(ask.required)
 
     # What is seen.
@@ -232,6 +236,11 @@ class Watcher:
                 new.judged = new.judged or old.judged
                 new.member = new.member or old.member
         self.seen[name] = new
+
+    def resolve(self, name: str, resolution: str) -> None:
+        """An operator decides; nothing is judged by it."""
+        self.decided[name] = resolution
+        self._keep_books()
 
     # What is judged.
 
@@ -358,16 +367,22 @@ class Watcher:
                 continue
             verdict.reported[name] = kind
             verdict.anomalies[-1] += [(kind, name, amount) for amount in seen.amounts]
-        verdict.ledger = self._ledger()
+        self._keep_books()
 
-    def _ledger(self) -> dict[str, int]:
+    def _keep_books(self) -> None:
         accounts: dict[str, int] = {}
+        self.verdict.exceptions = set()
         for name, seen in self.seen.items():
             if seen.place == "taken" or (seen.place == "evicted" and not seen.counted):
                 continue
-            account = "test" if self.ask.test else self._account(name, seen)
+            account = self._account(name, seen)
+            if account == "held":
+                self.verdict.exceptions.add(name)
+                decided = {"accepted": "confirmed", "refunded": "refunded", "ignored": "ignored"}
+                account = decided.get(self.decided.get(name, ""), "held")
+            account = "test" if self.ask.test else account
             accounts[account] = accounts.get(account, 0) + seen.amount()
-        return accounts
+        self.verdict.ledger = accounts
 
     def _account(self, name: str, seen: Seen) -> str:
         if seen.counted and self.verdict.status == "CONFIRMED":

@@ -11,7 +11,7 @@ from watcher.rules.invoice import Moment
 from watcher.rules.ledger import position
 from watcher.rules.payloads import invoice_document
 from watcher.rules.record import Invoice, Quote
-from watcher.rules.types import BlockId, Payment, Reason, Standing, Status, Terms, TxFacts, TxState
+from watcher.rules.types import BlockId, Payment, Reason, Resolution, Standing, Status, Terms, TxFacts, TxState
 
 NOW = datetime(2026, 11, 20, 12, 0, tzinfo=UTC)
 BLOCK = BlockId(100, b"\x01" * 32)
@@ -129,15 +129,23 @@ def test_a_line_of_the_timeline_that_must_have_been_there(missing, words):
     assert (finding.kind, finding.detail) == ("timeline_gap", f"no line of its timeline tells of {words}")
 
 
+OPEN_5, OPEN_6 = (5, None), (6, None)
+
+
 @pytest.mark.parametrize(
     ("present", "booked", "is_right"),
     [
-        ([], {}, True), ([5, 6], {}, False), ([5, 6], {"chain": -11, "held": 11}, True),
-        ([5, 6], {"chain": -11, "test": 11}, True), ([5, 6], {"chain": -5, "held": 5}, False),
-        ([], {"chain": -5, "held": 5}, False), ([5], {"chain": -5, "confirmed": 5}, False),
-        ([5], {"chain": -5, "held": 3, "test": 2}, False),
+        ([], {}, True), ([OPEN_5, OPEN_6], {}, False), ([OPEN_5, OPEN_6], {"chain": -11, "held": 11}, True),
+        ([OPEN_5, OPEN_6], {"chain": -11, "test": 11}, True), ([OPEN_5, OPEN_6], {"chain": -5, "held": 5}, False),
+        ([], {"chain": -5, "held": 5}, False), ([OPEN_5], {"chain": -5, "confirmed": 5}, False),
+        ([OPEN_5], {"chain": -5, "held": 3, "test": 2}, False),
+        ([(5, Resolution.ACCEPTED), OPEN_6], {"chain": -11, "confirmed": 5, "held": 6}, True),
+        ([(5, Resolution.ACCEPTED), OPEN_6], {"chain": -11, "test": 11}, True),
+        ([(5, Resolution.ACCEPTED), OPEN_6], {"chain": -11, "held": 11}, False),
+        ([(5, Resolution.REFUNDED), (6, Resolution.IGNORED)], {"refunded": 5, "ignored": 6}, True),
+        ([(5, Resolution.REFUNDED), (6, Resolution.IGNORED)], {"refunded": 6, "ignored": 5}, False),
     ],
 )  # fmt: skip
-def test_money_without_an_invoice_is_booked_by_its_script_in_one_place(present, booked, is_right):
+def test_money_without_an_invoice_is_booked_by_its_script_as_was_decided(present, booked, is_right):
     findings = check_unassigned(b"\x51", present, booked)
     assert [finding.kind for finding in findings] == ([] if is_right else ["wrong_unassigned"])

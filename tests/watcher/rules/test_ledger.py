@@ -1,5 +1,6 @@
 """The ledger: every satoshi in exactly one place, and balanced entries between two standings."""
 
+from collections import Counter
 from dataclasses import replace
 
 import pytest
@@ -7,8 +8,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.watcher.rules.build import DUE, conflicted, evicted, in_block, in_mempool, pays, replaced, was
-from watcher.rules.ledger import CHAIN, CONFIRMED, HELD, PENDING, TEST, position, posting
-from watcher.rules.types import Payment, Reason, Standing, Status, TxFacts
+from watcher.rules.ledger import (
+    CHAIN,
+    CONFIRMED,
+    HELD,
+    IGNORED,
+    PENDING,
+    REFUNDED,
+    TEST,
+    is_exception,
+    position,
+    position_of_unassigned,
+    posting,
+)
+from watcher.rules.types import Payment, Reason, Resolution, Standing, Status, TxFacts
 
 STANDINGS = {
     Status.NEW: Standing(),
@@ -70,6 +83,47 @@ def test_real_coins_of_a_test_invoice_are_test_money(status: Status) -> None:
     assert position(STANDINGS[status], payments, test=True) == {TEST: 31, CHAIN: -31}
 
 
+WHERE = {Resolution.ACCEPTED: CONFIRMED, Resolution.REFUNDED: REFUNDED, Resolution.IGNORED: IGNORED}
+
+
+@pytest.mark.parametrize("resolution", list(Resolution))
+@pytest.mark.parametrize("status", list(Status))
+def test_held_money_stands_where_an_operator_decided_and_other_money_does_not(
+    status: Status, resolution: Resolution
+) -> None:
+    """A decision about what is not held, or no longer, moves nothing."""
+    reported, fresh = stray(in_block("A", "101a"), 7, "paid_late"), stray(in_block("B", "101a"), 11)
+    some = (reported, fresh, counted(in_block("C", "101a"), 13))
+    decided = [replace(payment, resolution=resolution) for payment in some]
+    books = Counter({WHERE[resolution]: 7, PENDING: 11})
+    books[WHERE[resolution] if status is Status.INVALID else CONFIRMED if status is Status.CONFIRMED else PENDING] += 13
+    assert position(STANDINGS[status], decided, test=False) == {**books, CHAIN: -31}
+    assert position(STANDINGS[status], decided, test=True) == {TEST: 31, CHAIN: -31}
+    is_final = status is Status.INVALID
+    assert [is_exception(STANDINGS[status], payment) for payment in decided] == [True, False, is_final]
+
+
+@pytest.mark.parametrize("resolution", list(Resolution))
+def test_resolved_money_that_is_taken_back_is_booked_back_from_where_it_stands(resolution: Resolution) -> None:
+    """And it stands there again when the chain gives it back."""
+    decided = replace(stray(in_block("A", "101a"), anomaly="paid_late"), resolution=resolution)
+    gone = replace(decided, tx=conflicted("A"))
+    before = position(STANDINGS[Status.EXPIRED], [decided], test=False)
+    after = position(STANDINGS[Status.EXPIRED], [gone], test=False)
+    assert posting(before, after) == {CHAIN: DUE, WHERE[resolution]: -DUE}
+    assert posting(after, before) == {CHAIN: -DUE, WHERE[resolution]: DUE}
+    assert is_exception(STANDINGS[Status.EXPIRED], decided)
+    assert not is_exception(STANDINGS[Status.EXPIRED], gone)
+
+
+def test_money_without_an_invoice_stands_by_what_was_decided_of_each_payment() -> None:
+    """Test money stays test money."""
+    some = [(1, None), (2, Resolution.ACCEPTED), (4, Resolution.REFUNDED), (8, Resolution.IGNORED), (16, None)]
+    assert position_of_unassigned(some, test=False) == {HELD: 17, CONFIRMED: 2, REFUNDED: 4, IGNORED: 8, CHAIN: -31}
+    assert position_of_unassigned(some, test=True) == {TEST: 31, CHAIN: -31}
+    assert position_of_unassigned([], test=False) == {}
+
+
 def test_confirmed_without_payment_books_nothing() -> None:
     """There is no money."""
     standing = replace(STANDINGS[Status.CONFIRMED], confirmed_without_payment=True)
@@ -90,14 +144,19 @@ def test_a_posting_is_a_difference_and_a_reversal_is_a_counter_entry() -> None:
 facts = st.sampled_from([in_mempool("A"), in_block("A", "1a"), evicted("A", 0), replaced("A"), conflicted("A")])
 payments = st.lists(
     st.builds(
-        lambda tx, amount_sat, judged, counted, anomaly: replace(
-            pays(tx, amount_sat), judged=judged or counted, counted=counted and not tx.is_taken_back, anomaly=anomaly
+        lambda tx, amount_sat, judged, counted, anomaly, resolution: replace(
+            pays(tx, amount_sat),
+            judged=judged or counted,
+            counted=counted and not tx.is_taken_back,
+            anomaly=anomaly,
+            resolution=resolution,
         ),
         facts,
         st.integers(1, 21_000_000 * 10**8),
         st.booleans(),
         st.booleans(),
         st.sampled_from([None, "paid_late"]),
+        st.sampled_from([None, *Resolution]),
     )
 )
 standings = st.sampled_from(list(STANDINGS.values()))
@@ -117,11 +176,14 @@ def test_every_satoshi_that_is_there_is_in_exactly_one_place(
     assert sum(accounts.values()) == 0
     assert -accounts.get(CHAIN, 0) == sum(payment.amount_sat for payment in there)
     assert all(amount_sat > 0 for account, amount_sat in accounts.items() if account != CHAIN)
-    assert set(accounts) <= ({TEST, CHAIN} if test else {PENDING, CONFIRMED, HELD, CHAIN})
+    assert set(accounts) <= ({TEST, CHAIN} if test else {PENDING, CONFIRMED, HELD, REFUNDED, IGNORED, CHAIN})
     if not test:
         is_confirmed = standing.status is Status.CONFIRMED
-        credit = sum(payment.amount_sat for payment in there if payment.counted) if is_confirmed else 0
-        assert accounts.get(CONFIRMED, 0) == credit
+        accepted = [
+            payment for payment in there if is_exception(standing, payment) and payment.resolution == "accepted"
+        ]
+        credit = [payment for payment in there if payment.counted and is_confirmed]
+        assert accounts.get(CONFIRMED, 0) == sum(payment.amount_sat for payment in credit + accepted)
 
 
 @given(st.lists(st.tuples(standings, payments), max_size=6))

@@ -23,10 +23,12 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from tests.watcher.rules.driver import Block, Node, Pipeline, Tx, at
+from tests.watcher.rules.driver import Block, Node, Pipeline, Tx, at, id_of
 from tests.watcher.rules.model import Ask, Model, Verdict, is_subsequence
 from watcher.rules.invoice import required_confirmations
-from watcher.rules.types import FINAL, Payment, Status, Terms, TxState
+from watcher.rules.ledger import is_exception
+from watcher.rules.replay import replay
+from watcher.rules.types import FINAL, Payment, Resolution, Status, Terms, TxState
 
 DUE, LIMIT = 1000, 72 * 3600
 
@@ -68,6 +70,7 @@ class InvoiceMachine(RuleBasedStateMachine):
         self.pipeline = Pipeline(Terms(DUE, at(expires_at), required, under, over, limit, depth), test=test)
         self.txs: list[Tx] = []
         self.labels = 0
+        self.given: set[str] = set()
         self.missed_looks = 0
         self.is_behind = False  # the next judgement tells only the net change: a reorg, or the end of an outage
         self.final: tuple[Status, str] | None = None
@@ -211,6 +214,14 @@ class InvoiceMachine(RuleBasedStateMachine):
         if even_if_new or self.pipeline.events:
             self.wait(self.expires_at - self.node.now + late)
 
+    @precondition(lambda self: not self.pipeline.is_pending and self._undecided())
+    @rule(data=st.data(), resolution=st.sampled_from(list(Resolution)))
+    def resolve(self, data: st.DataObject, resolution: Resolution) -> None:
+        """An operator decides about held money, as deep or shallow as it is."""
+        name = data.draw(st.sampled_from(self._undecided()))
+        self.model.record("resolve", name, resolution.value)
+        self.pipeline.resolve(id_of(name), resolution)
+
     # When the watcher looks.
 
     @rule(count=st.integers(1, 4))
@@ -285,6 +296,30 @@ class InvoiceMachine(RuleBasedStateMachine):
         assert booked == self.verdict.ledger
 
     @invariant()
+    def labels_are_only_added(self) -> None:
+        """And they say what the model says."""
+        given = set(self.pipeline.invoice.labels)
+        assert self.given <= given
+        self.given = given
+        reported = set(self.verdict.reported.values())
+        assert ("late" in given, "after_final" in given) == ("paid_late" in reported, "paid_after_final" in reported)
+        assert {self.verdict.reason} & {"overpaid", "underpaid", "double_spent", "vanished"} <= given
+
+    def teardown(self) -> None:
+        """Judged a second time from what was written down, it has the same history."""
+        if hasattr(self, "pipeline"):
+            report = replay(self.pipeline.stored())
+            assert report.is_same, report
+
+    @invariant()
+    def the_exceptions_are_what_is_held(self) -> None:
+        """Whether decided or not."""
+        if self.pipeline.is_pending:
+            return
+        standing, payments = self.pipeline.invoice.standing, self.pipeline.payments.values()
+        assert {self._name(one) for one in payments if is_exception(standing, one)} == self.verdict.exceptions
+
+    @invariant()
     def what_is_final_stays(self) -> None:
         """Property 5."""
         standing = self.pipeline.invoice.standing
@@ -302,6 +337,11 @@ class InvoiceMachine(RuleBasedStateMachine):
             self.judged_history = len(self.model.history)
             self.last_verdict = self.model.verdict()
         return self.last_verdict
+
+    def _undecided(self) -> list[str]:
+        """The exceptions that wait for a decision."""
+        decided = {self._name(payment) for payment in self.pipeline.payments.values() if payment.resolution}
+        return sorted(self.verdict.exceptions - decided)
 
     def _name(self, payment: Payment) -> str:
         return payment.tx.txid.rstrip(b"\0").decode()

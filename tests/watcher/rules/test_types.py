@@ -22,7 +22,7 @@ def test_the_reasons_are_words_that_merchants_may_store() -> None:
     assert {str(reason) for reason in Reason} == {
         "created", "payment_taken_back", "partial_payment", "waiting_for_confirmations", "reorged", "confirmed",
         "accepted_unconfirmed", "confirmed_without_payment", "expired", "underpaid", "overpaid", "double_spent",
-        "vanished", "mempool_not_trusted",
+        "vanished", "mempool_not_trusted", "cancelled",
     }  # fmt: skip
 
 

@@ -44,7 +44,10 @@ async def test_a_project_sees_its_own_from_the_newest_on(pool):
     world = await World.begin(pool)
     other = await add_project(pool, [("other-0", b"\x51"), ("other-1", b"\x52")])
     theirs = await add_invoice(pool, other, 10)
-    await pool.execute("UPDATE invoice SET status = 'EXPIRED', reason = 'expired', set_closed = true, judge_at = NULL")
+    world.wait(seconds=901)
+    await world.look()
+    await world.pipeline.judge_due(world.now, tell_net=False)
+    assert await world.standing(theirs) == ("EXPIRED", 0)
     txs = [
         Tx(name, (coin(name),), ((amount_sat, script),))
         for name, amount_sat, script in (("a", 1, STRANGE), ("b", 2, b"\x51"), ("c", 3, STRANGE), ("d", 4, b"\x52"))
@@ -59,7 +62,7 @@ async def test_a_project_sees_its_own_from_the_newest_on(pool):
     assert [amount_sat for _, _, amount_sat in await listed(world)] == [4, 3, 2, 1]
     assert [amount_sat for _, _, amount_sat in await listed(world, other)] == [4, 2]
     assert [amount_sat for _, _, amount_sat in await listed(world, world.project_id)] == [3, 1]
-    number = await anomalies.number_of(pool, txs[2].txid, 0)
+    number = await anomalies.number_of(pool, (txs[2].txid, 0))
     assert [amount_sat for _, _, amount_sat in await listed(world, before=number)] == [2, 1]
     assert [amount_sat for _, _, amount_sat in await listed(world, limit=2)] == [4, 3]
-    assert await listed(world, before=await anomalies.number_of(pool, txs[2].txid, 1)) == []
+    assert await listed(world, before=await anomalies.number_of(pool, (txs[2].txid, 1))) == []

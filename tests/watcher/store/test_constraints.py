@@ -45,8 +45,11 @@ INVOICE = [
     "status = 'CONFIRMED', paid_sat = amount_due_sat, reached_due = true, set_closed = true",
     "status = 'EXPIRED'",
     "status = 'INVALID'",
+    "reason = 'cancelled', cancelled_at = now()",
+    "reason = 'cancelled', status = 'EXPIRED', set_closed = true",
     "judge_at = NULL",
     "status = 'UNDERPAID', paid_sat = 1, judge_at = NULL",
+    "noted = '\\x00'",
 ]
 TX = [
     "txid = '\\x00'",
@@ -70,7 +73,12 @@ PAYMENT = [
     "rate = 0",
     "judged = false, counted = true",
     "anomaly = 'paid_late', report_at_height = 5",
+    "noted = '\\x00'",
+    "resolution = 'kept', resolved_by = 1",
+    "resolution = 'accepted'",
+    "resolved_by = 1",
 ]
+JUDGEMENT = ["kind = 'guessed'"]
 DELIVERY = [
     "id = 'evt_00000000000000000000000000'",
     "state = 'lost'",
@@ -99,11 +107,13 @@ TEST_CONFIRMATION = [
     "state = 'done', delivered = true",
     "state = 'done', response = '{}', delivered = false",
 ]
+OPERATOR_LOG = ["singleton = false", "last_hash = '\\x00'"]
 QUOTE = ["currency = 'eur'", "rate = 0", "held_until = quoted_at - interval '1 ms'"]
 RATE = ["currency = 'EURO'", "quote_id = NULL", "reason = 'none'"]
 ILLEGAL = {
     "invoice": INVOICE, "tx": TX, "payment": PAYMENT, "delivery": DELIVERY, "test_confirmation": TEST_CONFIRMATION,
-    "quote": QUOTE, "rate": RATE,
+    "judgement": JUDGEMENT,
+    "quote": QUOTE, "rate": RATE, "operator_log": OPERATOR_LOG,
 }  # fmt: skip
 
 
@@ -117,12 +127,17 @@ async def rows(pool: Pool) -> Pool:
     new = await world.invoice()
     await pool.execute("DELETE FROM tx_input")
     await pool.execute("UPDATE payment SET invoice_id = $1", new)
-    await pool.execute("DELETE FROM ledger_entry")
+    async with pool.acquire() as connection, connection.transaction():
+        await connection.execute("SET LOCAL session_replication_role = replica")
+        await connection.execute("DELETE FROM ledger_entry")
     await pool.execute("DELETE FROM timeline")
     await pool.execute("UPDATE event SET invoice_id = $1", new)
     await pool.execute("UPDATE delivery SET invoice_id = $1", new)
+    await pool.execute("DROP TRIGGER judgement_is_append_only ON judgement")
+    await pool.execute("UPDATE judgement SET invoice_id = $1", new)
     await pool.execute("DELETE FROM invoice WHERE id = $1", paid)
     await freeze(pool, new, new_id("evt"), 1, b"{}", "http://127.0.0.1:9")
+    await pool.execute("DROP TRIGGER operator_log_follows ON operator_log")  # it refuses before the CHECKs do
     await pool.execute("DELETE FROM quote WHERE id NOT IN (SELECT quote_id FROM invoice)")
     await pool.execute("INSERT INTO rate SELECT currency, id, '', now(), '[]', '{}' FROM quote")
     return pool
@@ -145,6 +160,19 @@ async def test_every_check_refuses_a_row(rows: Pool, table: str):
         "SELECT conname FROM pg_constraint WHERE contype = 'c' AND conrelid = $1::text::regclass", table
     )
     assert await refused_by(rows, table, ILLEGAL[table]) == {row["conname"] for row in checks}
+
+
+ACTION = {
+    "happened_at": "now()", "actor": "'command line'", "action": "'heal'", "reason": "'a test'", "detail": "'{}'",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("column", "value"), [("actor", "''"), ("action", "'Heal'"), ("reason", "''")])
+async def test_an_action_needs_somebody_a_name_and_a_reason(pool: Pool, column: str, value: str):
+    """Its hashes are made by the database."""
+    row = ACTION | {column: value}
+    with pytest.raises(asyncpg.CheckViolationError, match=f"operator_action_{column}_check"):
+        await pool.execute(f"INSERT INTO operator_action ({', '.join(row)}) VALUES ({', '.join(row.values())})")
 
 
 async def test_two_invoices_never_share_a_script(pool: Pool):

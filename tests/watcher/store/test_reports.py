@@ -7,11 +7,13 @@ from random import Random
 import pytest
 
 from tests.support import add_project
-from tests.watcher.world import Tx, World
+from tests.watcher.world import Tx, World, coin
+from watcher import actions
 from watcher.rules.report import Kind, Line
+from watcher.rules.types import Resolution
 from watcher.runtime.db import Pool
 from watcher.runtime.ids import new_id
-from watcher.store import projects, reports
+from watcher.store import anomalies, projects, reports
 from watcher.store.reports import Range
 
 DUE = 100_000
@@ -69,8 +71,12 @@ async def test_two_invoices_that_one_transaction_pays_are_two_lines(world: World
     assert sorted(line.booking.basis.reference for line in lines) == sorted(f"order-{invoice}" for invoice in invoices)
 
 
+async def accept(world: World, tx: Tx) -> None:
+    await actions.resolve(world.pool, (tx.txid, 0), Resolution.ACCEPTED, "a test", "key_1", world.now)
+
+
 async def test_money_that_an_operator_has_accepted_is_valued_at_its_own_rate(world: World):
-    """Booked and noted as a decision about an exception is."""
+    """Taken back by the chain and mined again, it is so too."""
     invoice = await world.invoice(DUE)
     world.mine(await world.tx("A", (invoice, DUE)))
     await world.look()
@@ -78,38 +84,53 @@ async def test_money_that_an_operator_has_accepted_is_valued_at_its_own_rate(wor
     late = await world.tx("B", (invoice, 40_000))
     world.mine(late, blocks=2)
     await world.look()
-    assert await world.booked(invoice) == {"chain": -140_000, "confirmed": DUE, "held": 40_000}
     await world.pool.execute("UPDATE payment SET rate = 62500 WHERE txid = $1", late.txid)
     world.wait(minutes=5)
-    txid = late.txid[::-1].hex()
-    await world.pool.execute(
-        "INSERT INTO ledger_entry (posting, project_id, invoice_id, account, amount_sat, posted_at) "
-        "VALUES (900, $1, $2, 'held', -40000, $3), (900, $1, $2, 'confirmed', 40000, $3)",
-        world.project_id, invoice, world.now,
-    )  # fmt: skip
-    await world.pool.execute(
-        "INSERT INTO timeline (invoice_id, happened_at, kind, detail) VALUES ($1, $2, 'resolved', $3)",
-        invoice, world.now, {"txid": txid, "vout": 0, "resolution": "accepted"},
-    )  # fmt: skip
-    first, second = await report(world)
-    assert told([first, second]) == [("confirmed", DUE, "50.00"), ("anomaly_accepted", 40_000, "25.00")]
-    assert (second.txids, second.rate, second.booking.basis.id) == ((txid,), 62_500, invoice)
+    await accept(world, late)
+    thief = Tx("thief", late.inputs)
+    world.wait(minutes=5)
+    world.reorg(2, (thief,), (), ())
+    await world.look()
+    world.wait(minutes=5)
+    world.reorg(3, (late,), (), (), ())
+    await world.look()
+    lines = await report(world)
+    assert told(lines) == [
+        ("confirmed", DUE, "50.00"), ("anomaly_accepted", 40_000, "25.00"), ("reversed", -40_000, "-25.00"),
+        ("anomaly_accepted", 40_000, "25.00"),
+    ]  # fmt: skip
+    assert {line.txids for line in lines[1:]} == {(late.txid[::-1].hex(),)}
+    assert {line.rate for line in lines[1:]} == {62_500}
+    worth = await reports.lines(world.pool, Range(world.project_id, None, None), 10, only_worth=True)
+    assert [line.amount for line in worth] == [line.amount for line in lines]
+
+
+async def test_money_of_an_overpaid_invoice_that_was_accepted(world: World):
+    invoice = await world.invoice(DUE)
+    over = await world.tx("A", (invoice, DUE + 20_000))
+    world.mine(over)
+    await world.look()
+    assert await world.standing(invoice) == ("INVALID", DUE + 20_000)
+    await world.pool.execute("UPDATE payment SET rate = 50000")
+    await accept(world, over)
+    assert told(await report(world)) == [("anomaly_accepted", DUE + 20_000, "60.00")]
 
 
 async def test_money_without_an_invoice_that_was_accepted_has_its_transaction_and_no_worth(world: World):
     script = await world.pool.fetchval("SELECT script_pubkey FROM address WHERE index = 7")
-    stray = Tx("stray", (b"x" * 36,), ((30_000, script),))
-    world.mine(stray)
+    other, stray = (Tx(name, (coin(name),), ((30_000, script),)) for name in ("other", "stray"))
+    world.mine(other, stray)
     await world.look()
-    await world.pool.execute(
-        "INSERT INTO ledger_entry (posting, project_id, script_pubkey, account, amount_sat, posted_at) "
-        "VALUES (900, $1, $2, 'held', -30000, $3), (900, $1, $2, 'confirmed', 30000, $3)",
-        world.project_id, script, world.now,
-    )  # fmt: skip
+    await accept(world, stray)
     (line,) = await report(world)
     assert (line.kind, line.booking.basis, line.currency, line.txids) == (
         Kind.ANOMALY_ACCEPTED, None, None, (stray.txid[::-1].hex(),),
     )  # fmt: skip
+    world.wait(minutes=5)
+    world.reorg(1, (Tx("double", stray.inputs),), (other,))
+    await world.look()
+    _, reversal = await report(world)
+    assert (reversal.kind, reversal.booking.amount_sat, reversal.txids) == (Kind.REVERSED, -30_000, line.txids)
 
 
 async def random_story(world: World, dice: Random, steps: int) -> list[datetime]:
@@ -123,7 +144,7 @@ async def random_story(world: World, dice: Random, steps: int) -> list[datetime]
     await world.look()
     times, sent = [], []
     for step in range(steps):
-        match dice.choice(("pay", "pay", "mine", "reorg", "double-spend")):
+        match dice.choice(("pay", "pay", "mine", "mine", "accept", "reorg", "double-spend")):
             case "pay":
                 amount_sat = dice.choice((DUE, DUE, DUE // 2, DUE + 1))
                 sent.append(await world.tx(f"{step}", (dice.choice(invoices), amount_sat)))
@@ -133,6 +154,8 @@ async def random_story(world: World, dice: Random, steps: int) -> list[datetime]
             case "reorg":
                 depth = dice.randint(1, 2)
                 world.reorg(depth, *[()] * (depth + 1))
+            case "accept":
+                await accept_one(world, dice)
             case "double-spend" if sent:
                 world.send(Tx(f"thief {step}", dice.choice(sent).inputs))
         world.wait(seconds=dice.choice((0, 30, 60)))
@@ -141,9 +164,20 @@ async def random_story(world: World, dice: Random, steps: int) -> list[datetime]
     return times
 
 
+async def accept_one(world: World, dice: Random) -> None:
+    """An exception that can be decided about, if there is one."""
+    rows = await anomalies.page(world.pool, anomalies.Filter(world.project_id, state=anomalies.OPEN), 50)
+    ready = [row for row in rows if row["anchor_height"] is not None]
+    if ready:
+        row = dice.choice(ready)
+        await actions.resolve(
+            world.pool, (row["txid"], row["vout"]), Resolution.ACCEPTED, "a test", "key_1", world.now
+        )  # fmt: skip
+
+
 @pytest.mark.parametrize("seed", range(4))
 async def test_the_sum_of_the_report_is_the_balance_and_ranges_part_it(world: World, seed: int):
-    times = await random_story(world, Random(seed), 30)
+    times = await random_story(world, Random(seed), 40)
     whole = await report(world)
     balance = await projects.balance(world.pool, world.project_id)
     assert sum(line.booking.amount_sat for line in whole) == balance.get("confirmed", 0)
@@ -152,9 +186,13 @@ async def test_the_sum_of_the_report_is_the_balance_and_ranges_part_it(world: Wo
     bounds[1:-1] = sorted(bounds[1:-1])
     parts = [await report(world, start, end) for start, end in pairwise(bounds)]
     assert [line for part in parts for line in part] == whole
+    worth = await reports.lines(world.pool, Range(world.project_id, None, None), 10_000, only_worth=True)
+    assert [(line.booking, line.currency, line.amount) for line in worth] == [
+        (line.booking, line.currency, line.amount) for line in whole
+    ]
     for line in whole:
         assert len(line.txids) >= 1
-        assert abs(line.amount) <= abs(line.booking.amount_sat) / 2000
+        assert line.amount is None or abs(line.amount) <= abs(line.booking.amount_sat) / 2000
 
 
 async def test_from_is_included_and_to_is_not(world: World):

@@ -23,11 +23,16 @@ from watcher.api.schemas.base import (
     Time,
     TxHash,
 )
+from watcher.rules.labels import MEANINGS, Label
 from watcher.rules.rates import Verdict
 from watcher.rules.risk import RiskVerdict
-from watcher.rules.types import Reason, Status
+from watcher.rules.types import Reason, Resolution, Status
 
 Item = TypeVar("Item")
+
+LABELS = "What else is true of it, beside its status; never taken away. " + "; ".join(
+    f"`{label}`: {meaning}" for label, meaning in MEANINGS.items()
+)
 
 
 class Listing(Model, Generic[Item]):
@@ -153,6 +158,7 @@ class Payment(Model):
     first_seen_at: Time
     gone_by: TxHash | None = Field(description="The transaction that took its money.")
     anomaly: Text | None
+    resolution: Resolution | None = Field(None, description="What an operator decided, where its money was held.")
 
 
 class RiskFactor(Model):
@@ -192,7 +198,7 @@ class Invoice(Model):
     description: Text | None
     status: Status
     reason: Reason
-    labels: list[Text]
+    labels: list[Label] = Field(description=LABELS)
     test: Switch
     amount: Fiat
     currency: Currency
@@ -222,7 +228,7 @@ class Invoice(Model):
     risk_factors: list[RiskFactor] = Field(
         description="As weighed when the amount due was there; empty before, and where no confirmation was waived."
     )
-    payments: list[Payment] = Field(description="The newest 100.")
+    payments: list[Payment] = Field(description="The newest 90.")
     payment_count: Number
 
 
@@ -292,11 +298,13 @@ class EventFeed(Model):
 
 
 class Anomaly(Model):
-    """A payment that is there and changes no invoice; it is an open exception."""
+    """An exception: a payment whose money is held until an operator decides about it."""
 
     id: Outpoint
-    type: Literal["paid_late", "paid_after_final", "paid_unassigned"] = Field(
-        description="paid_unassigned: no invoice is known to have had the address, as after a restore from a backup."
+    state: Literal["open", "resolved"]
+    type: Literal["paid_late", "paid_after_final", "paid_unassigned", "overpaid", "underpaid"] = Field(
+        description="paid_unassigned: no invoice is known to have had the address, as after a restore from a backup. "
+        "overpaid, underpaid: all that was paid to an INVALID invoice."
     )
     project_id: ProjectId = Field(
         description="Of the invoice; without one, of the oldest project with the address's descriptor."
@@ -309,10 +317,36 @@ class Anomaly(Model):
     btc: Btc
     confirmations: Number
     first_seen_at: Time
+    payment_state: Literal["mempool", "confirmed", "replaced", "conflicted", "evicted"]
+    test: Switch = Field(description="Test money: it stays outside the balance, whatever is decided.")
+    currency: Currency | None = Field(description="Of the invoice.")
+    rate: Text | None = Field(description="Of the moment when it was received; null: none is known, or BTC.")
+    paid_amount: Fiat | None = Field(description="What it was worth at that rate.")
+    resolution: Resolution | None = Field(description="null: nobody has decided.")
+    reason: Text | None = Field(description="Of the decision.")
+    resolved_at: Time | None
+    resolved_by: Text | None = Field(description="The id of an API key, or `command line`.")
 
 
 class AnomalyList(Listing[Anomaly]):
-    """A page of anomalies, newest first."""
+    """A page of exceptions, newest first."""
+
+
+class OperatorAction(Model):
+    """What an operator, or a project's key, has done; a change of it would show, by the hashes."""
+
+    id: Text
+    at: Time
+    actor: Text = Field(description="The id of an API key, or `command line`.")
+    action: Text
+    reason: Text
+    detail: dict[str, Any]
+    previous_hash: TxHash
+    hash: TxHash = Field(description="SHA-256 over `previousHash` and all of the row.")
+
+
+class OperatorActionList(Listing[OperatorAction]):
+    """A page of actions, newest first."""
 
 
 class TimelineLine(Model):

@@ -40,6 +40,9 @@ URL = r"^https?://[!-~]+$"
 
 PRINTABLE = "^[ -~]+$"
 
+# Something must be said: one character at least that is no white space.
+SAID = r"^[^\x00]*[^\s\x00][^\x00]*$"
+
 OUTPOINT = r"[0-9a-f]{64}:[0-9]{1,9}"
 
 POSITION = "^[0-9]{1,18}$"

@@ -11,6 +11,7 @@ from watcher.api.schemas.base import (
     NO_NUL,
     POSITION,
     PRINTABLE,
+    SAID,
     Amount,
     Confirmations,
     Currency,
@@ -26,7 +27,8 @@ from watcher.api.schemas.base import (
     Text,
     WebUrl,
 )
-from watcher.rules.types import Status
+from watcher.rules.labels import Label
+from watcher.rules.types import Resolution, Status
 
 EXPIRES_IN_MAX_SECONDS = 31_536_000  # 365 days
 TOLERANCE_MAX_SAT = 100_000  # tolerance is for fees and rounding, not for discounts
@@ -178,6 +180,24 @@ class EventReplay(Model):
     to: Moment | None = Field(None, description="Events written before this time.")
 
 
+Why = Annotated[Text, Field(max_length=500, pattern=SAID, description="Kept for ever.")]
+
+
+class Cancellation(Model):
+    """Why an invoice is cancelled."""
+
+    reason: Why
+
+
+class Decision(Model):
+    """What is decided about an exception. It never changes the invoice's status, and is never changed itself."""
+
+    resolution: Resolution = Field(
+        description="accepted: it goes to the balance; refunded: it was paid back, by other means; ignored."
+    )
+    reason: Why
+
+
 class Page(Model):
     """A page of a list."""
 
@@ -214,6 +234,7 @@ class InvoicePage(Page):
     project_id: ProjectId | None = None
     status: Status | None = None
     reference: Annotated[str, Field(max_length=200, pattern=NO_NUL)] | None = None
+    label: Label | None = Field(None, description="Invoices that have this label.")
 
 
 class LinePage(Page):
@@ -231,10 +252,18 @@ class Feed(Page):
 
 
 class AnomalyPage(Page):
-    """Anomalies, newest first."""
+    """Exceptions, newest first."""
 
     cursor: Outpoint | None = Field(None, description="nextCursor of the page before.")
     project_id: ProjectId | None = None
+    invoice_id: InvoiceId | None = None
+    state: Literal["open", "resolved", "all"] = Field("open", description="open: nobody has decided about it.")
+
+
+class ActionPage(Page):
+    """Actions of operators, newest first."""
+
+    cursor: Position | None = Field(None, description="nextCursor of the page before.")
 
 
 class DeliveryPage(Page):
