@@ -105,7 +105,7 @@ MUTANTS = (
     ),
     Mutant(
         "one confirmation more than required", "invoice",
-        "if confirmations >= terms.required_confirmations and", "if confirmations > terms.required_confirmations and",
+        "if confirmations >= needed and", "if confirmations > needed and",
     ),
     Mutant(
         "CONFIRMED holds in whatever block", "invoice",
@@ -181,7 +181,7 @@ MUTANTS = (
     ),
     Mutant(
         "an invoice waits for its oldest block", "anomalies",
-        "max(heights) + terms.required_confirmations", "min(heights) + terms.required_confirmations",
+        "max(heights) + required", "min(heights) + required",
     ),
     Mutant(
         "nobody waits for a coinbase", "anomalies",
@@ -308,6 +308,121 @@ MUTANTS = (
     Mutant(
         "the oldest payments are shown", "payloads",
         "payments[-MAX_PAYMENTS_SHOWN:]", "payments[:MAX_PAYMENTS_SHOWN]",
+    ),
+    Mutant(
+        "a fee at the mempool's minimum is below it", "risk",
+        "* 1000 >= feerate_sat_kvb",
+        "* 1000 > feerate_sat_kvb",
+    ),
+    Mutant(
+        "a rich child makes a poor parent good", "risk",
+        "return min(Fraction(",
+        "return max(Fraction(",
+    ),
+    Mutant(
+        "half a full block is nearly empty", "risk",
+        "measured.mempool_vsize < NEARLY",
+        "measured.mempool_vsize <= NEARLY",
+    ),
+    Mutant(
+        "no estimate is neutral whatever waits", "risk",
+        "return RiskVerdict.UNKNOWN, value,",
+        "return RiskVerdict.NEUTRAL, value,",
+    ),
+    Mutant(
+        "the cap excludes its edge", "risk",
+        "if total_sat > around.cap_sat",
+        "if total_sat >= around.cap_sat",
+    ),
+    Mutant(
+        "the cap forgets what is accepted", "risk",
+        "around.accepted_sat + around.unconfirmed_sat",
+        "around.unconfirmed_sat",
+    ),
+    Mutant(
+        "of several payments the best is shown", "risk",
+        "return max(factors, key",
+        "return min(factors, key",
+    ),
+    Mutant(
+        "unknown is safe on a real network", "risk",
+        "around.network not in CHAINS",
+        "around.network in CHAINS",
+    ),
+    Mutant(
+        "a node that is cut off raises for good", "risk",
+        " and name != NODE",
+        "",
+    ),
+    Mutant(
+        "a lock time of the tip is not over", "risk",
+        "if lock <= (",
+        "if lock < (",
+    ),
+    Mutant(
+        "an accepted invoice is weighed again", "invoice",
+        "is_open = standing.status is not Status.CONFIRMED and ",
+        "is_open = ",
+    ),
+    Mutant(
+        "a conflict is forgotten", "invoice",
+        "if may_be_raised(terms, standing) and any(",
+        "if standing.paid_sat < 0 and any(",
+    ),
+    Mutant(
+        "what was raised falls again", "invoice",
+        "return max(terms.required_confirmations, standing.raised_to)",
+        "return terms.required_confirmations",
+    ),
+    Mutant(
+        "money in a block is weighed", "invoice",
+        "if confirmations > 0 or not may_be_raised",
+        "if not may_be_raised",
+    ),
+    Mutant(
+        "confirmed money is weighed with the rest", "invoice",
+        "unconfirmed = [payment for payment in counted if payment.tx.anchor is None]",
+        "unconfirmed = list(counted)",
+    ),
+    Mutant(
+        "what is shown is not what is needed", "payloads",
+        '"requiredConfirmations": required_confirmations(terms, standing)',
+        '"requiredConfirmations": terms.required_confirmations',
+    ),
+    Mutant(
+        "a mined payment is exposed", "exposure",
+        " and payment.tx.anchor is None",
+        "",
+    ),
+    Mutant(
+        "late money is exposed", "exposure",
+        "if payment.counted and ",
+        "if ",
+    ),
+    Mutant(
+        "test money takes the live cap", "exposure",
+        "return invoice.project_id, invoice.test",
+        "return invoice.project_id, False",
+    ),
+    Mutant(
+        "what one was accepted with the next may have", "exposure",
+        " + exposed_sat(after.standing, after.payments)",
+        "",
+    ),
+    Mutant(
+        "a rival of the parent is no rival", "chain",
+        "_with_ancestors(txid, inputs))",
+        "{txid})",
+    ),
+    Mutant(
+        "one spender is a rival of itself", "chain",
+        "if len(txids) > 1 for txid",
+        "if len(txids) > 0 for txid",
+    ),
+    Mutant(
+        "that risk has raised it is noted every time", "decisions",
+        "if after > before:",
+        "if after > terms.required_confirmations:",
     ),
 )  # fmt: skip
 

@@ -33,8 +33,9 @@ async def add_project(pool: Pool, addresses: list[tuple[str, bytes]], url: str =
 
 
 async def add_invoice(
-    pool: Pool, project_id: str, due_sat: int, *, expires_in: int = 900, confirmations: int = 0, test: bool = False
-) -> str:
+    pool: Pool, project_id: str, due_sat: int, *, expires_in: int = 900, confirmations: int = 0, test: bool = False,
+    cap_sat: int | None = None,
+) -> str:  # fmt: skip
     """An invoice at the fixed rate of 50,000 per BTC, on the project's next address; its id."""
     invoice_id = new_id("inv")
     now = datetime.now(UTC).replace(microsecond=0)
@@ -51,10 +52,10 @@ async def add_invoice(
     )
     await pool.execute(
         "INSERT INTO invoice (id, project_id, test, amount, currency, amount_due_sat, quote_id, script_pubkey, "
-        "created_at, expires_at, required_confirmations, judge_at, labels) "
-        "VALUES ($1, $2, $3, $4, 'EUR', $5, $6, $7, $8, $9, $10, $11, $12)",
+        "created_at, expires_at, required_confirmations, judge_at, labels, unconfirmed_cap_sat) "
+        "VALUES ($1, $2, $3, $4, 'EUR', $5, $6, $7, $8, $9, $10, $11, $12, $13)",
         invoice_id, project_id, test, Decimal(due_sat) / 2000, due_sat, quote_id, script_pubkey, now, expires_at,
-        confirmations, expires_at + timedelta(seconds=1), list(at_creation(test=test)),
+        confirmations, expires_at + timedelta(seconds=1), list(at_creation(test=test)), cap_sat,
     )  # fmt: skip
     return invoice_id
 

@@ -416,7 +416,7 @@ async def _action_log(connection: Connection) -> list[Finding]:
 
 async def _books(connection: Connection, state: chain.ChainState) -> AsyncIterator[Finding]:
     is_trusted = await connection.fetchval("SELECT health FROM chain_state") in WORKING  # else some are held back
-    moment = Moment(state.tip.height, state.looked_at or datetime.now(UTC), None, is_trusted)
+    moment = Moment(state.tip.height, state.looked_at or datetime.now(UTC), None, is_trusted, state.network)
     last_id = ""
     while ids := await store.invoices_after(connection, last_id, ROWS_AT_ONCE):
         last_id = ids[-1]

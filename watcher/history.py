@@ -65,7 +65,7 @@ async def _moment(connection: Connection) -> Moment:
     is_trusted = await connection.fetchval("SELECT health FROM chain_state") in WORKING
     if state is None:
         return Moment(0, datetime.now(UTC), None, is_trusted)
-    return Moment(state.tip.height, datetime.now(UTC), state.looked_at, is_trusted)
+    return Moment(state.tip.height, datetime.now(UTC), state.looked_at, is_trusted, state.network)
 
 
 async def _lines(connection: Connection, invoice_id: str) -> list[tuple[datetime, str]]:

@@ -7,7 +7,7 @@ and a frozen predecessor cannot write.
 """
 
 from collections.abc import Container, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
@@ -16,7 +16,9 @@ import structlog
 from watcher import metrics
 from watcher.rules.chain import Change
 from watcher.rules.decisions import Decision, Setting
+from watcher.rules.exposure import Exposure, needs_exposure
 from watcher.rules.invoice import Moment
+from watcher.rules.judgements import Row as Noting
 from watcher.rules.judgements import noted_decision
 from watcher.rules.record import Invoice
 from watcher.rules.timeline import payment_note
@@ -71,7 +73,7 @@ class Pipeline:
         return len(notes)
 
     async def _write_change(self, connection: Connection, change: Change) -> list[journal.Line]:
-        await self._lock(connection, change.from_tip.hash)
+        state = await self._lock(connection, change.from_tip.hash)
         if change.connected or change.is_reorg:
             await chain.move_tip(connection, change.fork_point.height, change.connected, change.to_tip)
         lines = await _store_facts(connection, change)
@@ -87,7 +89,7 @@ class Pipeline:
             await connection.execute("UPDATE chain_state SET looked_at = $1", change.began_at)
             await payments.release_held_back(connection)
         looked_at = change.began_at if change.is_complete else self.looked_at
-        moment = Moment(change.to_tip.height, change.began_at, looked_at, change.mempool_is_trusted)
+        moment = Moment(change.to_tip.height, change.began_at, looked_at, change.mempool_is_trusted, state.network)
         return await self._judge(connection, touched, moment, lines, tell_net=change.tell_net)
 
     async def judge_due(self, now: datetime, *, tell_net: bool, mempool_is_trusted: bool = True) -> bool:
@@ -99,7 +101,7 @@ class Pipeline:
         async with self.pool.acquire() as connection, connection.transaction():
             state = await self._lock(connection, None)
             due = await payments.due_at(connection, now if mempool_is_trusted else self.looked_at, DUE_BATCH)
-            moment = Moment(state.tip.height, now, self.looked_at, mempool_is_trusted)
+            moment = Moment(state.tip.height, now, self.looked_at, mempool_is_trusted, state.network)
             notes = await self._judge(connection, due, moment, [], tell_net=tell_net)
         _tell(state.tip.height, notes)
         return len(due) >= DUE_BATCH
@@ -134,7 +136,7 @@ class Pipeline:
             await payments.mark_pending(connection, busy)
         setting = Setting(moment, self.base_url, tell_net, self._new_event_id)
         judged = [invoice for invoice in invoices.values() if invoice.id not in busy]
-        made = [noted_decision(invoice, setting) for invoice in judged]
+        made = await _decide(connection, judged, setting)
         decisions = [decision for decision, _ in made]
         notes = [(decision.invoice.id, note.kind, note.detail) for decision in decisions for note in decision.notes]
         if lines or notes:
@@ -142,7 +144,26 @@ class Pipeline:
         if decisions:
             await judgements.write(connection, [row for _, rows in made for row in rows], moment.now)
             await write_decisions(connection, judged, decisions, moment.now)
-        return notes
+        return [note for note in notes if "sequence" in note[2]]
+
+
+async def _decide(
+    connection: Connection, invoices: Sequence[Invoice], setting: Setting
+) -> list[tuple[Decision, list[Noting]]]:
+    """Judge one after another: what one is accepted with, the next cannot have."""
+    needing = [invoice for invoice in invoices if needs_exposure(invoice)]
+    if not needing:
+        return [noted_decision(invoice, setting) for invoice in invoices]
+    projects = {invoice.project_id for invoice in needing}
+    others_sat = await payments.exposed(connection, projects, [invoice.id for invoice in invoices])
+    exposure = Exposure(others_sat, invoices)
+    made = []
+    for invoice in invoices:
+        moment = replace(setting.moment, accepted_sat=exposure.beside_sat(invoice))
+        decision, rows = noted_decision(invoice, replace(setting, moment=moment))
+        exposure.judged(invoice, decision.invoice)
+        made.append((decision, rows))
+    return made
 
 
 def _tell(tip_height: int, notes: Sequence[journal.Line]) -> None:

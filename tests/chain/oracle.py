@@ -5,7 +5,8 @@ The node's word is blocks by `getblock <hash> 2`, the mempool by `getrawmempool 
 stored with all this. Txids and hashes are hex as the node shows it, amounts are satoshi, times are seconds.
 
 What depends on when a watcher looked is taken from its tables, but only from what could be: which of its legal
-values a first-seen time has, whether what was taken back once is still called so, and what closed a set.
+values a first-seen time has, whether what was taken back once is still called so, what closed a set, and whether
+risk has raised what an invoice needs.
 """
 
 import json
@@ -78,6 +79,8 @@ class Oracle:
     seen_at: defaultdict[str, set[int]] = field(default_factory=lambda: defaultdict(set))  # times of mempool entries
     dated: defaultdict[str, set[int]] = field(default_factory=lambda: defaultdict(set))  # times of its blocks
     ever_taken: set[str] = field(default_factory=set)
+    ever_child: set[str] = field(default_factory=set)  # they were in the mempool together with a parent
+    ever_alone: set[str] = field(default_factory=set)  # they were there without one
     truth: Truth | None = None
 
     async def observe(self) -> Truth:
@@ -96,6 +99,9 @@ class Oracle:
         for txid in self.bodies:
             if self.is_taken(txid, in_pool=True):
                 self.ever_taken.add(txid)
+        for txid in pool:
+            is_child = any(parent in pool for parent, _ in self.bodies[txid].inputs)
+            (self.ever_child if is_child else self.ever_alone).add(txid)
         return self.truth
 
     async def _chain(self, tip: str) -> list[str]:
@@ -143,6 +149,16 @@ class Oracle:
         if self.is_taken(txid, in_pool=True):
             return {"replaced"}
         return {"replaced", "evicted"} if txid in self.ever_taken else {"evicted"}
+
+    def may_be_risky(self, txid: str) -> bool:
+        """Whether anything can have spoken against it: an unconfirmed parent, or somebody who spends alike."""
+        inputs = set(self.bodies[txid].inputs)
+        has_rival = any(other != txid and inputs & set(body.inputs) for other, body in self.bodies.items())
+        return has_rival or txid in self.ever_child or txid in self.ever_taken
+
+    def may_be_safe(self, txid: str) -> bool:
+        """Whether it was ever new without an unconfirmed parent: in the mempool, or in a block."""
+        return txid in self.ever_alone or txid in self.dated
 
     def outputs_of(self, txid: str) -> Iterable[tuple[int, int, int]]:
         """(vout, satoshi, number of the invoice) of what pays an invoice."""
@@ -255,6 +271,7 @@ async def check(oracle: Oracle, sql: Any, memory: Memory, now: int, *, is_comple
         judgement = _Judgement(oracle, invoice, oracle.asks[number], paid[number], now)
         before = memory.standing.get(number, ("NEW", False, False))
         judgement.check_counted()
+        judgement.check_risk()
         if is_current:
             judgement.check_turn(before)
             judgement.check_walk(before, memory.judged)
@@ -303,6 +320,7 @@ class _Judgement:
 
     def __init__(self, oracle: Oracle, invoice: Any, ask: Ask, rows: list[Any], now: int) -> None:
         self.oracle, self.invoice, self.ask, self.rows, self.now = oracle, invoice, ask, rows, now
+        self.required = max(ask.required, invoice["raised_to"])
         self.where = (
             f"{invoice['status']} ({invoice['reason']}), paid {invoice['paid_sat']}, at {now}: {ask}"
             + "".join(
@@ -327,13 +345,19 @@ class _Judgement:
         assert self.invoice["paid_sat"] == sum(row["amount_sat"] for row in self.rows if row["counted"]), self.where
         assert (status, closed) != ("NEW", True), self.where
 
+    def check_risk(self) -> None:
+        """What an invoice needs is raised to one, from none, and not without reason."""
+        if raised_to := self.invoice["raised_to"]:
+            assert (self.ask.required, raised_to) == (0, 1), self.where
+            assert any(self.oracle.may_be_risky(_hex(row["txid"])) for row in self.rows), self.where
+
     def check_status(self) -> None:
         """The status, where no earlier look can have settled it."""
         status, paid = self.invoice["status"], self.invoice["paid_sat"]
         if status in FINAL:
             return
         depths = [self.oracle.confirmations(_hex(row["txid"])) for row in self.rows if row["counted"]]
-        is_deep = min(depths, default=0) >= self.ask.required
+        is_deep = min(depths, default=0) >= self.required
         is_over = self.now >= self.ask.expires_at + 1
         if paid == 0:
             assert status == "NEW", self.where
@@ -387,7 +411,7 @@ class _Judgement:
             reached_due = reached_due or paid == self.ask.due
             if paid > self.ask.due:
                 return "overpaid", {_outpoint(row) for row in known}
-            if paid == self.ask.due and min(depths) >= self.ask.required:
+            if paid == self.ask.due and min(depths) >= self.required:
                 return "closed", {_outpoint(row) for row in known}
         return "", set()
 
@@ -426,7 +450,9 @@ class _Judgement:
         elif status == "CONFIRMED" and not was_closed:
             depths = [self.oracle.confirmations(_hex(row["txid"])) for row in self.rows if row["counted"]]
             assert paid == self.ask.due, self.where
-            assert min(depths) >= self.ask.required, self.where
+            assert min(depths) >= self.required, self.where
+            pooled = [_hex(row["txid"]) for row in self.rows if row["counted"] and row["anchor_height"] is None]
+            assert all(map(self.oracle.may_be_safe, pooled)), f"a risk was taken: {self.where}"
 
 
 async def _check_events(

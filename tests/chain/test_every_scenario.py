@@ -12,8 +12,8 @@ WITHOUT_VARIANTS = {34}
 # Fixtures that follow the node as the variant says; a test may also ask for `zmq` itself.
 VARIANT_FIXTURES = {"zmq", "following", "crowded"}
 
-# This one, and the random walks of the machine, play no scenario.
-WITHOUT_NUMBERS = {"test_every_scenario.py", "test_machine.py"}
+# This one, the random walks of the machine, and what is decided of a payment that nothing happens to, play no scenario.
+WITHOUT_NUMBERS = {"test_every_scenario.py", "test_machine.py", "test_risk.py"}
 
 
 def played_by_number() -> dict[int, list[set[str]]]:

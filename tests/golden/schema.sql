@@ -249,6 +249,10 @@ CREATE TABLE public.invoice (
     anomaly_confirmations integer DEFAULT 2 NOT NULL,
     eviction_limit_hours integer DEFAULT 72 NOT NULL,
     unconfirmed_cap_sat bigint,
+    raised_to integer DEFAULT 0 NOT NULL,
+    conflict_seen boolean DEFAULT false NOT NULL,
+    risk_factors jsonb DEFAULT '[]'::jsonb NOT NULL,
+    exposed_sat bigint DEFAULT 0 NOT NULL,
     cancelled_at timestamp with time zone,
     noted bytea,
     CONSTRAINT invoice_amount_check CHECK ((amount > (0)::numeric)),
@@ -268,9 +272,12 @@ CREATE TABLE public.invoice (
     CONSTRAINT invoice_currency_check CHECK ((currency ~ '^[A-Z]{3}$'::text)),
     CONSTRAINT invoice_eviction_limit_hours_check CHECK ((eviction_limit_hours >= 1)),
     CONSTRAINT invoice_expires_at_check CHECK ((expires_at = date_trunc('second'::text, expires_at))),
+    CONSTRAINT invoice_exposed_sat_check CHECK ((exposed_sat >= 0)),
     CONSTRAINT invoice_id_check CHECK ((id ~ '^inv_[0-9A-HJKMNP-TV-Z]{26}$'::text)),
     CONSTRAINT invoice_noted_check CHECK ((octet_length(noted) = 16)),
     CONSTRAINT invoice_paid_sat_check CHECK ((paid_sat >= 0)),
+    CONSTRAINT invoice_raised_by_risk CHECK (((raised_to = 0) OR (required_confirmations = 0))),
+    CONSTRAINT invoice_raised_to_check CHECK ((raised_to >= 0)),
     CONSTRAINT invoice_required_confirmations_check CHECK ((required_confirmations >= 0)),
     CONSTRAINT invoice_status_check CHECK ((status = ANY (ARRAY['NEW'::text, 'UNDERPAID'::text, 'UNCONFIRMED'::text, 'CONFIRMED'::text, 'EXPIRED'::text, 'INVALID'::text]))),
     CONSTRAINT invoice_tolerance_over_sat_check CHECK ((tolerance_over_sat >= 0)),
@@ -466,6 +473,7 @@ CREATE TABLE public.tx (
     gone_by bytea,
     conflict_height integer,
     evicted_at timestamp with time zone,
+    risk jsonb,
     reorged boolean DEFAULT false NOT NULL,
     CONSTRAINT tx_anchor_hash_check CHECK ((octet_length(anchor_hash) = 32)),
     CONSTRAINT tx_check CHECK (((state = 'anchored'::text) = (anchor_height IS NOT NULL))),
@@ -561,7 +569,8 @@ CREATE INDEX delivery_open ON public.delivery USING btree (endpoint_id, invoice_
 CREATE UNIQUE INDEX endpoint_default ON public.endpoint USING btree (project_id) WHERE is_default;
 CREATE UNIQUE INDEX endpoint_named ON public.endpoint USING btree (project_id, url) WHERE (NOT is_default);
 CREATE INDEX idempotency_age ON public.idempotency USING btree (created_at);
-CREATE INDEX invoice_held_back ON public.invoice USING btree (id) WHERE ((status = 'UNCONFIRMED'::text) AND (required_confirmations = 0));
+CREATE INDEX invoice_exposed ON public.invoice USING btree (project_id, test) INCLUDE (id, exposed_sat) WHERE (exposed_sat > 0);
+CREATE INDEX invoice_held_back ON public.invoice USING btree (id) WHERE ((status = 'UNCONFIRMED'::text) AND (required_confirmations = 0) AND (raised_to = 0));
 CREATE INDEX invoice_invalid ON public.invoice USING btree (id) WHERE (status = 'INVALID'::text);
 CREATE INDEX invoice_judge_at ON public.invoice USING btree (judge_at) WHERE (judge_at IS NOT NULL);
 CREATE INDEX invoice_judge_at_height ON public.invoice USING btree (judge_at_height) WHERE (judge_at_height IS NOT NULL);

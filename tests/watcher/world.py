@@ -16,6 +16,7 @@ from tests.support import add_invoice, add_project
 from watcher.pipeline import Pipeline
 from watcher.rules.chain import Arrival, BlockHit, Change, Tracked, classify, connect, disconnect
 from watcher.rules.replay import replay
+from watcher.rules.risk import Measurement
 from watcher.rules.types import BlockId, TxFacts, TxState
 from watcher.runtime.db import Pool
 from watcher.store import chain, judgements, service
@@ -36,6 +37,7 @@ class Tx:
     name: str
     inputs: tuple[bytes, ...]
     outputs: tuple[tuple[int, bytes], ...] = ()
+    measured: Measurement | None = None  # what the node says of it in its mempool
 
     @property
     def txid(self) -> bytes:
@@ -48,7 +50,8 @@ class Tx:
 
     def arrival(self, facts: TxFacts, seen_at: datetime) -> Arrival:
         outputs = tuple((vout, amount_sat, script) for vout, (amount_sat, script) in enumerate(self.outputs))
-        return Arrival(facts, self.name.encode(), self.inputs, outputs, not self.inputs, seen_at)
+        measured = self.measured if facts.state is TxState.MEMPOOL and outputs else None
+        return Arrival(facts, self.name.encode(), self.inputs, outputs, not self.inputs, seen_at, measured)
 
 
 @dataclass(frozen=True)
@@ -77,7 +80,7 @@ class World:
     _numbers: Any = field(default_factory=count)
 
     @classmethod
-    async def begin(cls, pool: Pool, addresses: int = 20) -> "World":
+    async def begin(cls, pool: Pool, addresses: int = 20, network: str = "regtest") -> "World":
         now = datetime.now(UTC).replace(microsecond=0)
         project_id = await add_project(
             pool, [(f"address-{n}", b"\x00\x14" + digest(str(n))[:20]) for n in range(addresses)], HOOK
@@ -86,7 +89,7 @@ class World:
             Block(BlockId(height, digest(f"block {height}")), now - timedelta(minutes=FIRST_HEIGHT + 1 - height))
             for height in range(FIRST_HEIGHT - 110, FIRST_HEIGHT + 1)
         ]
-        await chain.initialise(pool, "regtest", digest("genesis"), [(block.id, block.mined_at) for block in blocks])
+        await chain.initialise(pool, network, digest("genesis"), [(block.id, block.mined_at) for block in blocks])
         epoch = await service.take_lease(pool, "test")
         assert epoch is not None
         return cls(pool, project_id, Pipeline(pool, "http://shop", epoch), now, blocks, {}, list(blocks))
@@ -100,13 +103,16 @@ class World:
     async def invoice(self, due_sat: int = 100_000, **fields: Any) -> str:
         return await add_invoice(self.pool, self.project_id, due_sat, **fields)
 
-    async def tx(self, name: str, *pays: tuple[str, int], spends: bytes | None = None, coinbase: bool = False) -> Tx:
+    async def tx(
+        self, name: str, *pays: tuple[str, int], spends: bytes | None = None, coinbase: bool = False,
+        measured: Measurement | None = None,
+    ) -> Tx:  # fmt: skip
         """A transaction that pays (invoice, amount_sat) each, and spends a coin of its own unless one is named."""
         scripts = {
             row["id"]: row["script_pubkey"] for row in await self.pool.fetch("SELECT id, script_pubkey FROM invoice")
         }
         inputs = () if coinbase else (spends or coin(name),)
-        return Tx(name, inputs, tuple((amount_sat, scripts[invoice]) for invoice, amount_sat in pays))
+        return Tx(name, inputs, tuple((amount_sat, scripts[invoice]) for invoice, amount_sat in pays), measured)
 
     def send(self, *txs: Tx) -> None:
         """They enter the mempool; what spends the same leaves it."""
@@ -231,6 +237,7 @@ class World:
                 "SELECT * FROM payment JOIN tx USING (txid) WHERE invoice_id = $1", invoice["id"]
             )
             assert await self.booked(invoice["id"]) == _where_money_is(invoice, payments)
+            assert invoice["exposed_sat"] == _exposed(invoice, payments)
             if not invoice["confirmed_without_payment"]:
                 assert invoice["paid_sat"] == sum(row["amount_sat"] for row in payments if row["counted"])
             await self._check_events(invoice)
@@ -285,6 +292,13 @@ def _where_money_is(invoice: Any, payments: list[Any]) -> dict[str, int]:
         if is_there:
             accounts[_account(invoice, payment)] += payment["amount_sat"]
     return {**accounts, "chain": -sum(accounts.values())} if accounts else {}
+
+
+def _exposed(invoice: Any, payments: list[Any]) -> int:
+    """What is accepted and in no block."""
+    if invoice["status"] != "CONFIRMED":
+        return 0
+    return sum(row["amount_sat"] for row in payments if row["counted"] and row["state"] != "anchored")
 
 
 def _account(invoice: Any, payment: Any) -> str:

@@ -14,12 +14,14 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import TypeVar
 
+from watcher.bitcoind import measuring
 from watcher.bitcoind.blocks import BlockSource, PrunedGap
 from watcher.bitcoind.decode import HASH_BYTES, HEADER_BYTES, Transaction, parse_block, parse_transaction, read_size
+from watcher.bitcoind.measuring import FeeMarket, measured
 from watcher.bitcoind.rpc import BitcoindRpc, Header, MempoolEntry
 from watcher.bitcoind.scan import Scanned, scan_block
 from watcher.metrics import TRANSACTIONS_SEEN
-from watcher.rules.chain import Arrival, BlockHit, Change, Tracked, classify, connect, disconnect
+from watcher.rules.chain import Arrival, BlockHit, Change, Tracked, classify, connect, contested, disconnect
 from watcher.rules.types import BlockId, TxFacts, TxState
 from watcher.runtime.db import Pool
 from watcher.runtime.errors import Broken, Transient
@@ -74,6 +76,7 @@ class _Findings:
     arrivals: dict[bytes, Arrival] = field(default_factory=dict)
     adopted: dict[bytes, Arrival] = field(default_factory=dict)  # new ones that are tracked from the start of the look
     connected: list[tuple[BlockId, datetime]] = field(default_factory=list)
+    market: FeeMarket | None = None  # what payments compete with, asked for with the first that is found
 
     def all_arrivals(self) -> tuple[Arrival, ...]:
         """What was not tracked before; the adopted as they are now."""
@@ -340,15 +343,22 @@ class Look:
             del found.arrivals[txid]  # gone again; the next look finds it if it comes back
         facts = classify(found.tracked, present, spenders, began_at)
         found.tracked = {txid: replace(item, facts=facts[txid]) for txid, item in found.tracked.items()}
+        for txid in contested(found.tracked, found.arrivals.values()):
+            found.arrivals[txid] = _contested(found.arrivals[txid])
 
     async def _date(self, txids: AbstractSet[bytes], found: _Findings) -> AbstractSet[bytes]:
-        """Give new ones the time of their entry in the mempool, and track their unconfirmed ancestors.
+        """Measure new ones, date them by their entry in the mempool, and track their unconfirmed ancestors.
 
         An ancestor may pay us too, and be so new that nobody has told of it yet. Gives those that are still there.
         """
-        entries = await self.rpc.mempool_entries(txids) if txids else {}
+        if not txids:
+            return txids
+        if found.market is None:
+            entries, found.market = await measuring.ask(self.rpc, txids)
+        else:
+            entries = await self.rpc.mempool_entries(txids)
         for txid, entry in entries.items():
-            found.arrivals[txid] = _dated(found.arrivals[txid], entry)
+            found.arrivals[txid] = _dated(found.arrivals[txid], entry, found.market)
         parents = {parent for entry in entries.values() for parent in entry.depends}
         ancestors = await self._bodies(dict.fromkeys(parents - found.tracked.keys() - found.arrivals.keys()))
         ours = await self.ours(script for body in ancestors.values() for _, script in body.outputs)
@@ -386,8 +396,16 @@ def _pooled(tx: Transaction, outputs: tuple[tuple[int, int, bytes], ...]) -> Arr
     return Arrival(facts, tx.raw, tx.inputs, outputs, coinbase=False, first_seen_at=datetime.now(UTC))
 
 
-def _dated(arrival: Arrival, entry: MempoolEntry) -> Arrival:
-    return replace(arrival, first_seen_at=datetime.fromtimestamp(entry.time, UTC))
+def _dated(arrival: Arrival, entry: MempoolEntry, market: FeeMarket) -> Arrival:
+    return replace(
+        arrival,
+        first_seen_at=datetime.fromtimestamp(entry.time, UTC),
+        measured=measured(arrival.raw, entry, market) if arrival.outputs else None,
+    )
+
+
+def _contested(arrival: Arrival) -> Arrival:
+    return replace(arrival, measured=arrival.measured and replace(arrival.measured, is_contested=True))
 
 
 def _changed(before: Mapping[bytes, Tracked], after: Mapping[bytes, Tracked]) -> tuple[TxFacts, ...]:

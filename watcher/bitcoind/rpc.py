@@ -98,13 +98,13 @@ class MempoolSnapshot:
 
 @dataclass(frozen=True, slots=True)
 class MempoolEntry:
-    """A transaction in the mempool; the ancestors' numbers include the transaction itself.
+    """A transaction in the mempool; `depends` are its unconfirmed parents, and the ancestors' numbers include itself.
 
-    `time` is when it entered, in Unix seconds (it survives a restart); `depends` are its unconfirmed parents;
     `unbroadcast`: it is ours and no peer has asked for it yet.
     """
 
-    time: int
+    time: int  # when it entered, in Unix seconds (it survives a restart)
+    height: int  # of the tip at that moment
     depends: tuple[bytes, ...]
     fee_sat: int
     vsize: int
@@ -246,7 +246,7 @@ class BitcoindRpc(JsonRpc):
 
     async def mempool_entries(self, txids: Collection[bytes]) -> dict[bytes, MempoolEntry]:
         """Those of the transactions that are in the mempool, with fees and ancestors."""
-        return await self._ask_each(_mempool_entry, "getmempoolentry", txids, lambda txid: [to_hex(txid)])
+        return await self._ask_each(mempool_entry, "getmempoolentry", txids, lambda txid: [to_hex(txid)])
 
     async def raw_transactions(self, txids: Collection[bytes]) -> dict[bytes, bytes]:
         """The bytes of those of the transactions that are in the mempool (or found by txindex)."""
@@ -335,7 +335,7 @@ class BitcoindRpc(JsonRpc):
             raise Rejected("the node is scanning its unspent outputs already", hint) from None
 
     async def _ask(self, read: Callable[[Any], T], method: str, *params: object) -> T:
-        return _understood(read, method, await self.call(method, *params))
+        return understood(read, method, await self.call(method, *params))
 
     async def _ask_unless(self, absent: int, read: Callable[[Any], T], method: str, *params: object) -> T | None:
         try:
@@ -354,15 +354,26 @@ class BitcoindRpc(JsonRpc):
         absent: Collection[int] = (INVALID_ADDRESS_OR_KEY,),
     ) -> dict[K, T]:
         """The answers of a batch by what was asked for, without the unknown ones (a code of `absent`, or null)."""
-        found = {}
         outcomes = await self.batch([(method, params(thing)) for thing in things])
-        for thing, outcome in zip(things, outcomes, strict=True):
-            if isinstance(outcome, RpcError):
-                if outcome.code not in absent:
-                    raise outcome
-            elif outcome is not None:
-                found[thing] = _understood(read, method, outcome)
-        return found
+        return known(read, method, things, outcomes, absent)
+
+
+def known(
+    read: Callable[[Any], T],
+    method: str,
+    things: Collection[K],
+    outcomes: Sequence[Json],
+    absent: Collection[int] = (INVALID_ADDRESS_OR_KEY,),
+) -> dict[K, T]:
+    """The outcomes of a batch by what was asked for, without the unknown ones."""
+    found = {}
+    for thing, outcome in zip(things, outcomes, strict=True):
+        if isinstance(outcome, RpcError):
+            if outcome.code not in absent:
+                raise outcome
+        elif outcome is not None:
+            found[thing] = understood(read, method, outcome)
+    return found
 
 
 def _check_is(raw: bytes, block: bytes) -> None:
@@ -370,7 +381,8 @@ def _check_is(raw: bytes, block: bytes) -> None:
         raise Broken(f"the node answers another block than {to_hex(block)}")
 
 
-def _understood(read: Callable[[Any], T], method: str, result: Json) -> T:
+def understood(read: Callable[[Any], T], method: str, result: Json) -> T:
+    """What `read` makes of an answer to `method`. Raises `Broken` when it cannot be made of it."""
     try:
         return read(result)
     except (LookupError, TypeError, ValueError, ArithmeticError) as error:
@@ -379,11 +391,11 @@ def _understood(read: Callable[[Any], T], method: str, result: Json) -> T:
         ) from error
 
 
-def _sat(btc: Decimal | int) -> int:
-    sat = Decimal(btc) * SAT_PER_BTC
-    if sat != int(sat):
+def sat(btc: Decimal | int) -> int:
+    """Of BTC; raises `ValueError` for parts of a satoshi."""
+    if (amount := Decimal(btc) * SAT_PER_BTC) != int(amount):
         raise ValueError(f"{btc} BTC is not a whole number of satoshi")
-    return int(sat)
+    return int(amount)
 
 
 def _header(result: Json) -> Header:
@@ -420,21 +432,23 @@ def _network_info(result: Json) -> NetworkInfo:
 
 
 def _mempool_info(result: Json) -> MempoolInfo:
-    return MempoolInfo(result["loaded"], result["size"], _sat(result["mempoolminfee"]))
+    return MempoolInfo(result["loaded"], result["size"], sat(result["mempoolminfee"]))
 
 
 def _mempool_snapshot(result: Json) -> MempoolSnapshot:
     return MempoolSnapshot(frozenset(map(from_hex, result["txids"])), result["mempool_sequence"])
 
 
-def _mempool_entry(result: Json) -> MempoolEntry:
+def mempool_entry(result: Json) -> MempoolEntry:
+    """Of an answer to `getmempoolentry`."""
     return MempoolEntry(
         time=result["time"],
+        height=result["height"],
         depends=tuple(map(from_hex, result["depends"])),
-        fee_sat=_sat(result["fees"]["base"]),
+        fee_sat=sat(result["fees"]["base"]),
         vsize=result["vsize"],
         ancestor_count=result["ancestorcount"],
-        ancestor_fee_sat=_sat(result["fees"]["ancestor"]),
+        ancestor_fee_sat=sat(result["fees"]["ancestor"]),
         ancestor_vsize=result["ancestorsize"],
         unbroadcast=result["unbroadcast"],
     )
@@ -462,7 +476,7 @@ def _spenders(result: Json) -> dict[bytes, bytes]:
 def _scan(result: Json) -> Scan:
     unspents = tuple(
         Unspent(
-            from_hex(row["txid"]), row["vout"], _sat(row["amount"]), bytes.fromhex(row["scriptPubKey"]), row["height"]
+            from_hex(row["txid"]), row["vout"], sat(row["amount"]), bytes.fromhex(row["scriptPubKey"]), row["height"]
         )
         for row in result["unspents"]
     )

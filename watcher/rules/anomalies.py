@@ -12,6 +12,7 @@ from watcher.rules.invoice import (
     confirmations_of,
     is_late,
     is_present,
+    required_confirmations,
 )
 from watcher.rules.types import Payment, Standing, Status, Terms
 
@@ -73,13 +74,13 @@ def judge_at_height(terms: Terms, step: Step, moment: Moment) -> int | None:
         arrival_height(payment) for payment in step.payments if payment.coinbase and payment.tx.anchor is not None
     ]
     if step.standing.status is Status.UNCONFIRMED:
-        heights += _confirming_height(terms, step.payments)
+        heights += _confirming_height(required_confirmations(terms, step.standing), step.payments)
     return min((height for height in heights if height > moment.tip_height), default=None)
 
 
-def _confirming_height(terms: Terms, payments: Iterable[Payment]) -> list[int]:
+def _confirming_height(required: int, payments: Iterable[Payment]) -> list[int]:
     anchors = [payment.tx.anchor for payment in payments if payment.counted]
     heights = [anchor.height for anchor in anchors if anchor is not None]
     if not heights or len(heights) < len(anchors):
         return []
-    return [max(heights) + terms.required_confirmations - 1]
+    return [max(heights) + required - 1]

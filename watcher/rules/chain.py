@@ -11,6 +11,7 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from datetime import datetime
 
+from watcher.rules.risk import Measurement
 from watcher.rules.types import BlockId, TxFacts, TxState
 
 
@@ -44,6 +45,7 @@ class Arrival:
     outputs: tuple[tuple[int, int, bytes], ...]
     coinbase: bool
     first_seen_at: datetime
+    measured: Measurement | None = None  # of one that pays us and was found in the mempool
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +147,33 @@ def classify(
             txid = waiting.pop()
             settled[txid] = _fate(item, present, spenders, [settled[parent] for parent in parents], now)
     return {txid: settled[txid] for txid in tracked}
+
+
+def contested(tracked: Mapping[bytes, Tracked], arrivals: Iterable[Arrival]) -> set[bytes]:
+    """The arrivals with a coin, of their own or of an unconfirmed ancestor, that something else is known to have spent.
+
+    Whatever that was has given way, or it would not be unconfirmed itself: the payer, or the payer's payer, has spent
+    the same coin twice before.
+    """
+    new = {item.facts.txid: item.inputs for item in arrivals if item.facts.state is TxState.MEMPOOL}
+    if not new:
+        return set()
+    inputs = {txid: item.inputs for txid, item in tracked.items()} | new
+    spenders = defaultdict[bytes, set[bytes]](set)
+    for txid, outpoints in inputs.items():
+        for outpoint in outpoints:
+            spenders[outpoint].add(txid)
+    rivals = {txid for txids in spenders.values() if len(txids) > 1 for txid in txids}
+    return {txid for txid in new if not rivals.isdisjoint(_with_ancestors(txid, inputs))} if rivals else set()
+
+
+def _with_ancestors(txid: bytes, inputs: Mapping[bytes, Iterable[bytes]]) -> set[bytes]:
+    found, waiting = {txid}, [txid]
+    while waiting:
+        new = {outpoint[:32] for outpoint in inputs[waiting.pop()]} & inputs.keys() - found
+        found |= new
+        waiting += new
+    return found
 
 
 def _fate(

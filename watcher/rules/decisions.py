@@ -9,13 +9,14 @@ from datetime import datetime
 
 from watcher.rules import labels
 from watcher.rules.anomalies import judge_at, judge_at_height, report, report_at_height
-from watcher.rules.invoice import Moment, Step, settle
+from watcher.rules.invoice import Moment, Step, required_confirmations, settle
 from watcher.rules.ledger import position
 from watcher.rules.money import btc_text
 from watcher.rules.payloads import EventHead, anomaly_event, status_event
 from watcher.rules.record import Invoice
+from watcher.rules.risk import reasons
 from watcher.rules.timeline import Note
-from watcher.rules.types import Payment, Reason, Standing, Status
+from watcher.rules.types import Payment, Reason, Status
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +58,7 @@ def decide(invoice: Invoice, setting: Setting) -> Decision:
     steps = settle(terms, invoice.standing, invoice.payments, moment)
     last, anomalies = report(terms, steps[-1], moment)
     telling = _Telling(invoice, setting)
+    telling.requirement(last)
     for step in [*steps[:-1], last]:
         telling.label(step)
         if step is last or not setting.tell_net:
@@ -84,6 +86,14 @@ class _Telling:
         self._payments = invoice.payments
         self.events: list[Told] = []
         self.notes: list[Note] = []
+
+    def requirement(self, step: Step) -> None:
+        """Note that risk has raised what the invoice needs."""
+        terms, before = self.invoice.terms, required_confirmations(self.invoice.terms, self.invoice.standing)
+        after = required_confirmations(terms, step.standing)
+        if after > before:
+            detail = {"from": before, "to": after, "reasons": reasons(step.standing.factors)}
+            self.notes.append(Note("requirement_raised", detail))
 
     def label(self, step: Step) -> None:
         """Add what the step is labelled with."""
@@ -136,9 +146,9 @@ def confirm_without_payment(
     head = EventHead(event_id, invoice.last_sequence + 1, invoice.standing.status, now)
     confirmed = replace(
         invoice,
-        standing=Standing(
-            Status.CONFIRMED, Reason.CONFIRMED_WITHOUT_PAYMENT, invoice.terms.amount_due_sat,
-            reached_due=True, set_closed=True, confirmed_without_payment=True,
+        standing=replace(
+            invoice.standing, status=Status.CONFIRMED, reason=Reason.CONFIRMED_WITHOUT_PAYMENT,
+            paid_sat=invoice.terms.amount_due_sat, reached_due=True, set_closed=True, confirmed_without_payment=True,
         ),
         last_sequence=head.sequence,
         confirmed_at=now,

@@ -17,11 +17,12 @@ from watcher.rules.invoice import (
     is_expired,
     is_late,
     is_present,
+    required_confirmations,
 )
 from watcher.rules.labels import MEANINGS, Label
 from watcher.rules.ledger import CHAIN, is_exception, position
 from watcher.rules.money import btc_text, fiat_text, paid_amount, value_at
-from watcher.rules.payloads import rate_text, time_text
+from watcher.rules.payloads import rate_text, required_reasons, time_text
 from watcher.rules.rates import Verdict
 from watcher.rules.record import Invoice
 from watcher.rules.timeline import ANOMALIES, reason_text
@@ -134,10 +135,13 @@ _VERDICTS = {
 
 
 def _required(invoice: Invoice, moment: Moment) -> Iterator[str]:
-    terms = invoice.terms
-    yield f"Required: {_confirmations(terms.required_confirmations)}."
-    yield from (f"Because {reason}." for reason in invoice.required_reasons)
-    if terms.required_confirmations == 0 and terms.unconfirmed_cap_sat is not None:
+    terms, required = invoice.terms, required_confirmations(invoice.terms, invoice.standing)
+    yield f"Required: {_confirmations(required)}."
+    yield from (f"Because {reason}." for reason in required_reasons(invoice))
+    for factor in invoice.standing.factors:
+        value = f" ({factor.value})" if factor.value is not None else ""
+        yield f"Looked at: {factor.name}{value}: {factor.verdict}, {factor.reason}."
+    if required == 0 and terms.unconfirmed_cap_sat is not None:
         yield (
             f"Unconfirmed money is accepted as long as the project's sum of it stays within "
             f"{btc_text(terms.unconfirmed_cap_sat)} BTC."
@@ -270,8 +274,8 @@ def _awaited(invoice: Invoice, moment: Moment) -> Iterator[str]:
     terms, standing = invoice.terms, invoice.standing
     missing = btc_text(max(terms.amount_due_sat - standing.paid_sat, 0))
     partly, then = standing.status is Status.UNDERPAID, "CONFIRMED"
-    if terms.required_confirmations:
-        then = f"UNCONFIRMED, and CONFIRMED after {_confirmations(terms.required_confirmations)}"
+    if required := required_confirmations(terms, standing):
+        then = f"UNCONFIRMED, and CONFIRMED after {_confirmations(required)}"
     yield f"{missing} BTC {'more ' if partly else ''}by {time_text(terms.expires_at)}: {then}."
     end = "INVALID, as underpaid" if partly else "EXPIRED"
     if is_expired(terms, moment):

@@ -148,8 +148,8 @@ def told_standing(stored: Standing, events: Sequence[SentEvent]) -> Standing | N
     except (KeyError, ValueError, InvalidOperation):
         return None
     statuses = {event.told[0] for event in told}
-    return Standing(
-        status, reason, paid_sat,
+    return replace(
+        stored, status=status, reason=reason, paid_sat=paid_sat,
         reached_due=stored.reached_due or bool(statuses & {Status.UNCONFIRMED, Status.CONFIRMED}),
         set_closed=stored.set_closed or bool(statuses & {Status.CONFIRMED, *FINAL}),
         confirmed_without_payment=any(one.data.get("reason") == Reason.CONFIRMED_WITHOUT_PAYMENT for one in told),

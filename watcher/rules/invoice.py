@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from itertools import groupby
 
+from watcher.rules.risk import Circumstances, assess, required
 from watcher.rules.types import FINAL, Payment, Reason, Standing, Status, Terms, TxState
 
 # A coinbase output may be spent 100 blocks later (consensus rule COINBASE_MATURITY).
@@ -25,13 +26,16 @@ class Moment:
 
     `looked_at` is when the last complete look at chain and mempool began; None: time may not expire anything.
     Without `mempool_is_trusted` the node may not hear of conflicts (it has no peers, its tip is old): nothing is
-    accepted unconfirmed that was not before.
+    accepted unconfirmed that was not before. `network` is the node's word for its chain. `accepted_sat` is what the
+    invoice's project has accepted unconfirmed, without the invoice itself; None: not known.
     """
 
     tip_height: int
     now: datetime
     looked_at: datetime | None = None
     mempool_is_trusted: bool = True
+    network: str = "main"
+    accepted_sat: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +52,7 @@ def judge(terms: Terms, standing: Standing, payments: Iterable[Payment], moment:
     counted = [payment for payment in visible if _counts(terms, standing, payment, moment)]
     paid_sat = sum(payment.amount_sat for payment in counted)
     confirmations = min((confirmations_of(payment, moment.tip_height) for payment in counted), default=0)
+    standing = _with_conflict(terms, standing, visible)
     if standing.status in FINAL:
         status, reason = standing.status, standing.reason
     elif standing.confirmed_without_payment:
@@ -59,12 +64,14 @@ def judge(terms: Terms, standing: Standing, payments: Iterable[Payment], moment:
     elif paid_sat > terms.amount_due_sat + terms.tolerance_over_sat and not standing.set_closed:
         status, reason = Status.INVALID, Reason.OVERPAID
     else:
+        standing = _weighed(terms, standing, counted, confirmations, moment)
         status, reason = _fully_paid(terms, standing, counted, confirmations, moment)
     return _step(terms, standing, visible, counted, Standing(
         status, reason, paid_sat,
         reached_due=standing.reached_due or status in (Status.UNCONFIRMED, Status.CONFIRMED),
         set_closed=standing.set_closed or status in (Status.CONFIRMED, *FINAL),
         confirmed_without_payment=standing.confirmed_without_payment, cancelled_at=standing.cancelled_at,
+        raised_to=standing.raised_to, conflict_seen=standing.conflict_seen, factors=standing.factors,
     ), confirmations)  # fmt: skip
 
 
@@ -141,6 +148,17 @@ def _as_of(payment: Payment, tip_height: int) -> Payment:
     return replace(payment, tx=replace(payment.tx, state=TxState.MEMPOOL, anchor=None))
 
 
+def required_confirmations(terms: Terms, standing: Standing) -> int:
+    """What the invoice needs now: what its terms ask for, or what risk has raised that to."""
+    return max(terms.required_confirmations, standing.raised_to)
+
+
+def may_be_raised(terms: Terms, standing: Standing) -> bool:
+    """Whether risk may still raise what it needs: its terms ask for none, and it is neither accepted nor final."""
+    is_open = standing.status is not Status.CONFIRMED and standing.status not in FINAL
+    return is_open and required_confirmations(terms, standing) == 0
+
+
 def is_expired(terms: Terms, moment: Moment) -> bool:
     """Whether everything that was in time has been seen: a look began when the last second was over."""
     return moment.looked_at is not None and moment.looked_at >= terms.expires_at + EXPIRY_GRACE
@@ -173,6 +191,27 @@ def _counts(terms: Terms, standing: Standing, payment: Payment, moment: Moment) 
     return _belongs(terms, standing, payment) and is_present(terms, payment, moment)
 
 
+def _with_conflict(terms: Terms, standing: Standing, visible: Iterable[Payment]) -> Standing:
+    """A conflict is remembered while it may matter: what took a payment away may be gone itself when due is reached."""
+    if may_be_raised(terms, standing) and any(payment.tx.is_taken_back for payment in visible):
+        return replace(standing, conflict_seen=True)
+    return standing
+
+
+def _weighed(
+    terms: Terms, standing: Standing, counted: Sequence[Payment], confirmations: int, moment: Moment
+) -> Standing:
+    """With the factors that decide whether an invoice that is paid in full may be accepted unconfirmed."""
+    if confirmations > 0 or not may_be_raised(terms, standing):
+        return standing
+    unconfirmed = [payment for payment in counted if payment.tx.anchor is None]
+    factors = assess([(payment.tx.txid, payment.measured) for payment in unconfirmed], Circumstances(
+        moment.network, moment.mempool_is_trusted, standing.conflict_seen,
+        sum(payment.amount_sat for payment in unconfirmed), moment.accepted_sat, terms.unconfirmed_cap_sat,
+    ))  # fmt: skip
+    return replace(standing, factors=factors, raised_to=required(factors))
+
+
 def _partly_paid(terms: Terms, moment: Moment) -> tuple[Status, Reason]:
     if is_expired(terms, moment):
         return Status.INVALID, Reason.UNDERPAID
@@ -196,12 +235,13 @@ def _fully_paid(
     terms: Terms, standing: Standing, counted: Iterable[Payment], confirmations: int, moment: Moment
 ) -> tuple[Status, Reason]:
     is_held_back = confirmations == 0 and standing.status is not Status.CONFIRMED and not moment.mempool_is_trusted
-    if confirmations >= terms.required_confirmations and not is_held_back:
+    needed = required_confirmations(terms, standing)
+    if confirmations >= needed and not is_held_back:
         return Status.CONFIRMED, Reason.CONFIRMED if confirmations else Reason.ACCEPTED_UNCONFIRMED
     if standing.status is Status.CONFIRMED and not any(_has_lost_anchor(payment) for payment in counted):
         return Status.CONFIRMED, standing.reason
     fell_back = standing.status is Status.CONFIRMED or standing.reason is Reason.REORGED
-    waits = Reason.WAITING_FOR_CONFIRMATIONS if terms.required_confirmations else Reason.MEMPOOL_NOT_TRUSTED
+    waits = Reason.WAITING_FOR_CONFIRMATIONS if needed else Reason.MEMPOOL_NOT_TRUSTED
     return Status.UNCONFIRMED, Reason.REORGED if fell_back else waits
 
 
@@ -219,7 +259,7 @@ def _step(
     leaves the set for ever, and is an anomaly if it returns.
     """
     counting = {payment.key for payment in counted}
-    is_deep_enough = after.status is Status.CONFIRMED and confirmations >= terms.required_confirmations
+    is_deep_enough = after.status is Status.CONFIRMED and confirmations >= required_confirmations(terms, after)
     closes = after.set_closed and (not before.set_closed or after.status in FINAL)
     return Step(after, tuple(
         Payment(
@@ -228,6 +268,7 @@ def _step(
             in_closed_set=payment.key in counting if closes else payment.in_closed_set,
             confirmed_anchor_hash=_anchor_hash(payment) if is_deep_enough else payment.confirmed_anchor_hash,
             anomaly=payment.anomaly, resolution=payment.resolution, reorged=payment.reorged,
+            measured=payment.measured,
         ) for payment in visible
     ))  # fmt: skip
 

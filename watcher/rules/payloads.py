@@ -10,13 +10,14 @@ from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import quote
 
-from watcher.rules.invoice import confirmations_of
+from watcher.rules.invoice import confirmations_of, required_confirmations
 from watcher.rules.money import btc_text, fiat_text, paid_amount, value_at
 from watcher.rules.record import Invoice
+from watcher.rules.risk import Factor, reasons
 from watcher.rules.types import Payment, Status, Terms, TxState
 
 # Keeps an event's body below the 64 KiB that the outbox takes: a payment is some 400 bytes.
-MAX_PAYMENTS_SHOWN = 100
+MAX_PAYMENTS_SHOWN = 90
 
 EVENT_TYPES = {
     Status.NEW: "invoice.new",
@@ -84,10 +85,31 @@ def invoice_document(invoice: Invoice, tip_height: int, base_url: str) -> dict[s
         "expiresAt": time_text(terms.expires_at),
         "confirmedAt": time_text(invoice.confirmed_at) if invoice.confirmed_at else None,
         "confirmations": min((confirmations_of(payment, tip_height) for payment in counted), default=0),
-        "requiredConfirmations": terms.required_confirmations,
-        "requiredConfirmationsReasons": list(invoice.required_reasons),
+        "requiredConfirmations": required_confirmations(terms, standing),
+        "requiredConfirmationsReasons": required_reasons(invoice),
+        "riskFactors": [_factor(factor) for factor in standing.factors],
         "payments": [_payment(payment, tip_height) for payment in invoice.payments[-MAX_PAYMENTS_SHOWN:]],
         "paymentCount": len(invoice.payments),
+    }
+
+
+def required_reasons(invoice: Invoice) -> list[str]:
+    """Why it needs its number of confirmations: by the policy, and by what has raised it since."""
+    standing = invoice.standing
+    if not standing.raised_to:
+        return list(invoice.required_reasons)
+    raised = (f"raised to {standing.raised_to}: {reason}" for reason in reasons(standing.factors))
+    return [*invoice.required_reasons, *raised]
+
+
+def _factor(factor: Factor) -> dict[str, Any]:
+    return {
+        "name": factor.name,
+        "value": factor.value,
+        "verdict": factor.verdict,
+        "reason": factor.reason,
+        "txid": factor.txid,
+        "raises": factor.raises,
     }
 
 

@@ -194,8 +194,12 @@ class _Again:
             raise ValueError("no event was fixed before")
         invoice, told = self._frozen
         self.events.append(told)
+        before = self.invoice.standing  # a failed click may have been long ago: what risk has found since stays found
+        standing = replace(
+            invoice.standing, raised_to=before.raised_to, conflict_seen=before.conflict_seen, factors=before.factors
+        )
         self.invoice = replace(
-            self.invoice, standing=invoice.standing, last_sequence=told.sequence,
+            self.invoice, standing=standing, last_sequence=told.sequence,
             confirmed_at=decode(datetime, row.input["now"]),
         )  # fmt: skip
 

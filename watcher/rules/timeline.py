@@ -135,6 +135,11 @@ def _reorged(detail: Mapping[str, Any]) -> str:
     return f"{_payment(detail)} was reorganised: it is {_where(detail)} now.{_was(detail)}"
 
 
+def _raised(detail: Mapping[str, Any]) -> str:
+    why = "; ".join(detail["reasons"])
+    return f"Required confirmations were raised from {detail['from']} to {detail['to']}: {why}."
+
+
 _REASONS: dict[str, str] = {
     Reason.CREATED: "nothing was paid yet",
     Reason.PAYMENT_TAKEN_BACK: "what was paid has been taken back",
@@ -218,6 +223,7 @@ _SENTENCES: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "payment_conflicted": _conflicted,
     "payment_evicted": _evicted,
     "payment_reorged": _reorged,
+    "requirement_raised": _raised,
     "status": _status,
     "anomaly": _anomaly,
     "confirmation_failed": _confirmation_failed,

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 
+from watcher.rules.risk import Factor, Measurement
+
 
 class Status(StrEnum):
     """The status of an invoice, as merchants see it."""
@@ -103,6 +105,7 @@ class Payment:
     anomaly: str | None = None  # what was reported
     resolution: Resolution | None = None  # what an operator has decided, where it is held
     reorged: bool = False  # a block that held it has left the chain
+    measured: Measurement | None = None  # when it was first seen in the mempool; None: it was not
 
     @property
     def key(self) -> tuple[bytes, int]:
@@ -135,6 +138,9 @@ class Standing:
     set_closed: bool = False  # it was CONFIRMED once, or is final: later payments do not count
     confirmed_without_payment: bool = False
     cancelled_at: datetime | None = None  # a fact: somebody wanted no payment any more
+    raised_to: int = 0  # confirmations that risk asks for where the terms ask for none; it never falls
+    conflict_seen: bool = False  # a payment of it was replaced or double-spent before it was accepted
+    factors: tuple[Factor, ...] = ()  # as they were weighed last; they stay when it is raised or accepted
 
     @property
     def told(self) -> tuple[Status, int]:

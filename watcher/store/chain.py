@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from watcher.rules.chain import Arrival, Tracked
+from watcher.rules.risk import to_json
 from watcher.rules.types import BlockId, TxFacts
 from watcher.runtime.db import Connection, Row
 from watcher.store.records import columns, tx_facts
@@ -166,9 +167,9 @@ RETURNING old.txid, old.state, old.anchor_height, old.anchor_hash, old.gone_by, 
 """
 
 _INSERT_TX = """
-INSERT INTO tx (txid, state, anchor_height, anchor_hash, gone_by, conflict_height, evicted_at, raw)
+INSERT INTO tx (txid, state, anchor_height, anchor_hash, gone_by, conflict_height, evicted_at, raw, risk)
 SELECT * FROM unnest($1::bytea[], $2::text[], $3::int[], $4::bytea[], $5::bytea[], $6::int[], $7::timestamptz[],
-                     $8::bytea[])
+                     $8::bytea[], $9::jsonb[])
 ON CONFLICT (txid) DO UPDATE SET state = excluded.state, anchor_height = excluded.anchor_height,
   anchor_hash = excluded.anchor_hash, gone_by = excluded.gone_by, conflict_height = excluded.conflict_height,
   evicted_at = excluded.evicted_at
@@ -195,8 +196,9 @@ async def save_facts(
 
 
 async def insert_arrivals(connection: Connection, arrivals: Sequence[Arrival]) -> None:
-    """Track new transactions, with the outpoints that they spend."""
-    await connection.execute(_INSERT_TX, *columns([(*_fact_row(item.facts), item.raw) for item in arrivals], 8))
+    """Track new transactions, with the outpoints that they spend; what was measured of them is kept from the first."""
+    rows = [(*_fact_row(item.facts), item.raw, item.measured and to_json(item.measured)) for item in arrivals]
+    await connection.execute(_INSERT_TX, *columns(rows, 9))
     inputs = [(item.facts.txid, outpoint) for item in arrivals for outpoint in item.inputs]
     await connection.execute(
         "INSERT INTO tx_input (txid, outpoint) SELECT * FROM unnest($1::bytea[], $2::bytea[]) ON CONFLICT DO NOTHING",

@@ -122,8 +122,23 @@ async def mark_pending(connection: Connection, invoice_ids: Iterable[str]) -> No
 async def release_held_back(connection: Connection) -> None:
     """Have those judged that were held back because the node's mempool was not to be trusted."""
     await connection.execute(
-        "UPDATE invoice SET judge_pending = true WHERE status = 'UNCONFIRMED' AND required_confirmations = 0"
+        "UPDATE invoice SET judge_pending = true WHERE status = 'UNCONFIRMED' AND required_confirmations = 0 "
+        "AND raised_to = 0"
     )
+
+
+_EXPOSED = """
+SELECT project_id, test, sum(exposed_sat)::bigint AS exposed_sat FROM invoice
+WHERE exposed_sat > 0 AND project_id = ANY($1) AND id <> ALL($2) GROUP BY project_id, test
+"""
+
+
+async def exposed(
+    connection: Connection, project_ids: Iterable[str], without: Iterable[str]
+) -> dict[tuple[str, bool], int]:
+    """What projects have accepted unconfirmed, live and test apart, in satoshi; `without` these invoices."""
+    rows = await connection.fetch(_EXPOSED, list(project_ids), list(without))
+    return {(row["project_id"], row["test"]): row["exposed_sat"] for row in rows}
 
 
 _IS_ANY_DUE = f"""

@@ -1,12 +1,15 @@
 """Rows to `Invoice` records and back: what the judgement reads and writes."""
 
+import json
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
 
+from watcher.rules.exposure import exposed_sat
 from watcher.rules.record import Invoice, Noted, Quote
+from watcher.rules.risk import Measurement, factor_of_json, to_json
 from watcher.rules.types import BlockId, Payment, Reason, Resolution, Standing, Status, Terms, TxFacts, TxState
 from watcher.runtime.db import Connection, Row
 
@@ -21,7 +24,7 @@ ORDER BY i.id
 """
 
 _PAYMENTS = """
-SELECT y.*, t.state, t.anchor_height, t.anchor_hash, t.gone_by, t.conflict_height, t.evicted_at, t.reorged
+SELECT y.*, t.state, t.anchor_height, t.anchor_hash, t.gone_by, t.conflict_height, t.evicted_at, t.reorged, t.risk
 FROM payment y JOIN tx t USING (txid)
 WHERE y.invoice_id = ANY($1)
 ORDER BY y.first_seen_at, y.id
@@ -74,7 +77,8 @@ def _invoice(row: Row, payments: tuple[Payment, ...], rates: dict[tuple[bytes, i
         required_reasons=tuple(row["required_reasons"]),
         standing=Standing(
             Status(row["status"]), Reason(row["reason"]), row["paid_sat"], row["reached_due"], row["set_closed"],
-            row["confirmed_without_payment"], row["cancelled_at"],
+            row["confirmed_without_payment"], row["cancelled_at"], row["raised_to"], row["conflict_seen"],
+            tuple(map(factor_of_json, row["risk_factors"])),
         ),
         labels=tuple(row["labels"]),
         last_sequence=row["last_sequence"],
@@ -104,6 +108,7 @@ def _payment(row: Row) -> Payment:
         row["counted"], row["in_closed_set"], row["confirmed_anchor_hash"], row["anomaly"],
         Resolution(row["resolution"]) if row["resolution"] else None,
         row["reorged"],
+        None if row["risk"] is None else Measurement(**row["risk"]),
     )  # fmt: skip
 
 
@@ -121,18 +126,20 @@ WITH saved AS (
   UPDATE invoice i SET status = n.status, reason = n.reason, paid_sat = n.paid_sat, reached_due = n.reached_due,
     set_closed = n.set_closed, last_sequence = n.last_sequence, confirmed_at = n.confirmed_at,
     judge_at = n.judge_at, judge_at_height = n.judge_at_height, judge_pending = false,
-    labels = string_to_array(n.labels, ','), noted = n.noted
+    labels = string_to_array(n.labels, ','), noted = n.noted, raised_to = n.raised_to, conflict_seen = n.conflict_seen,
+    risk_factors = n.risk_factors::jsonb, exposed_sat = n.exposed_sat
   FROM unnest($1::text[], $2::text[], $3::text[], $4::bigint[], $5::bool[], $6::bool[], $7::int[], $8::timestamptz[],
-              $9::timestamptz[], $10::int[], $11::text[], $12::bytea[])
+              $9::timestamptz[], $10::int[], $11::text[], $12::bytea[], $13::int[], $14::bool[], $15::text[],
+              $16::bigint[])
     AS n(id, status, reason, paid_sat, reached_due, set_closed, last_sequence, confirmed_at, judge_at, judge_at_height,
-         labels, noted)
+         labels, noted, raised_to, conflict_seen, risk_factors, exposed_sat)
   WHERE i.id = n.id
 )
 UPDATE payment y SET judged = n.judged, counted = n.counted, in_closed_set = n.in_closed_set,
   confirmed_anchor_hash = n.confirmed_anchor_hash, anomaly = n.anomaly, report_at_height = n.report_at_height,
   noted = n.noted
-FROM unnest($13::bytea[], $14::int[], $15::bool[], $16::bool[], $17::bool[], $18::bytea[], $19::text[], $20::int[],
-            $21::bytea[])
+FROM unnest($17::bytea[], $18::int[], $19::bool[], $20::bool[], $21::bool[], $22::bytea[], $23::text[], $24::int[],
+            $25::bytea[])
   AS n(txid, vout, judged, counted, in_closed_set, confirmed_anchor_hash, anomaly, report_at_height, noted)
 WHERE y.txid = n.txid AND y.vout = n.vout
 """
@@ -145,6 +152,8 @@ async def save(connection: Connection, judged: Sequence[tuple[Invoice, Due]]) ->
             invoice.id, invoice.standing.status, invoice.standing.reason, invoice.standing.paid_sat,
             invoice.standing.reached_due, invoice.standing.set_closed, invoice.last_sequence, invoice.confirmed_at,
             due.judge_at, due.judge_at_height, ",".join(invoice.labels), invoice.noted.invoice,
+            invoice.standing.raised_to, invoice.standing.conflict_seen, _factors_json(invoice),
+            exposed_sat(invoice.standing, invoice.payments),
         )
         for invoice, due in judged
     ]  # fmt: skip
@@ -157,7 +166,12 @@ async def save(connection: Connection, judged: Sequence[tuple[Invoice, Due]]) ->
         for invoice, due in judged
         for payment in invoice.payments
     ]  # fmt: skip
-    await connection.execute(_SAVE, *columns(invoices, 12), *columns(payments, 9))
+    await connection.execute(_SAVE, *columns(invoices, 16), *columns(payments, 9))
+
+
+def _factors_json(invoice: Invoice) -> str:
+    """As text: a list within an array would be taken for a dimension of it."""
+    return json.dumps([to_json(factor) for factor in invoice.standing.factors])
 
 
 def columns(rows: Iterable[Sequence[object]], width: int) -> list[list[object]]:

@@ -7,8 +7,10 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from itertools import pairwise
+from typing import Any
 
 from watcher.rules.invoice import Moment, Step, settle
+from watcher.rules.risk import Measurement
 from watcher.rules.types import BlockId, Payment, Reason, Standing, Status, Terms, TxFacts, TxState
 
 START = datetime(2026, 11, 20, 8, 0, tzinfo=UTC)
@@ -57,9 +59,23 @@ def evicted(name: str, seconds: int) -> TxFacts:
     return TxFacts(named(name), TxState.EVICTED, evicted_at=at(seconds))
 
 
-def pays(tx: TxFacts, amount_sat: int = DUE, *, seen: int = 0, vout: int = 0, coinbase: bool = False) -> Payment:
+def a_measurement(**differing: Any) -> Measurement:
+    """What the node says of an ordinary payment at 20 sat/vB, while hardly anything waits; but for `differing`."""
+    ordinary: dict[str, Any] = {
+        "fee_sat": 2_820, "vsize": 141, "ancestor_count": 1, "ancestor_fee_sat": 2_820, "ancestor_vsize": 141,
+        "version": 2, "lock_time": 100, "signals_replacement": False, "unbroadcast": False,
+        "entered_at": int(START.timestamp()), "entered_height": 100,
+        "min_feerate_sat_kvb": 1_000, "estimate_sat_kvb": 15_000, "mempool_vsize": 2_000,
+    }  # fmt: skip
+    return Measurement(**ordinary | differing)
+
+
+def pays(
+    tx: TxFacts, amount_sat: int = DUE, *, seen: int = 0, vout: int = 0, coinbase: bool = False,
+    measured: Measurement | None = None,
+) -> Payment:  # fmt: skip
     """A payment that nobody has judged yet."""
-    return Payment(tx, vout, amount_sat, coinbase, at(seen))
+    return Payment(tx, vout, amount_sat, coinbase, at(seen), measured=measured)
 
 
 def ask(confirmations: int = 1, *, under: int = 0, over: int = 0, anomaly_confirmations: int = 2) -> Terms:
@@ -67,9 +83,12 @@ def ask(confirmations: int = 1, *, under: int = 0, over: int = 0, anomaly_confir
     return Terms(DUE, at(EXPIRY), confirmations, under, over, timedelta(seconds=LIMIT), anomaly_confirmations)
 
 
-def look(tip: int = 100, now: int = 0, looked: float | None = None, *, trusted: bool = True) -> Moment:
+def look(
+    tip: int = 100, now: int = 0, looked: float | None = None, *, trusted: bool = True, network: str = "regtest",
+    accepted_sat: int | None = None,
+) -> Moment:  # fmt: skip
     """A moment; `looked` is when the last complete look began; `trusted`: the node is not cut off."""
-    return Moment(tip, at(now), None if looked is None else at(looked), trusted)
+    return Moment(tip, at(now), None if looked is None else at(looked), trusted, network, accepted_sat)
 
 
 def was(status: Status, reason: Reason, paid_sat: int = 0) -> Standing:

@@ -14,11 +14,12 @@ from decimal import Decimal
 from itertools import count
 from typing import Any
 
+from tests.watcher.rules.build import a_measurement
 from watcher.rules import judgements
 from watcher.rules.anomalies import judge_at
 from watcher.rules.chain import BlockHit, Tracked, classify, connect, disconnect
 from watcher.rules.decisions import Decision, Setting, Told
-from watcher.rules.invoice import Moment, Step
+from watcher.rules.invoice import Moment, Step, required_confirmations
 from watcher.rules.judgements import Row, noted_decision
 from watcher.rules.labels import at_creation
 from watcher.rules.ledger import position, posting
@@ -47,6 +48,7 @@ class Tx:
     name: str
     coin: str | None
     amounts: tuple[int, ...]
+    risky: bool = False  # what the node says of it speaks against accepting it unconfirmed
 
     @property
     def inputs(self) -> tuple[bytes, ...]:
@@ -138,7 +140,7 @@ class Pipeline:
         if kind in ("full", "alone"):
             self.mempool_is_trusted = kind == "full"
         if kind != "chain" and (self.is_pending or self._is_due(now, tip)):
-            self._judge(Moment(tip, now, self.looked_at, self.mempool_is_trusted), tell_net=tell_net)
+            self._judge(Moment(tip, now, self.looked_at, self.mempool_is_trusted, "main"), tell_net=tell_net)
 
     def resolve(self, txid: bytes, resolution: Resolution) -> None:
         """An operator's decision about all outputs of a transaction."""
@@ -176,7 +178,8 @@ class Pipeline:
         for tx in arrivals:
             facts, seen = _found(node, tx)
             for vout, amount_sat in enumerate(tx.amounts):
-                payment = Payment(facts, vout, amount_sat, tx.coin is None, at(seen))
+                measured = a_measurement(ancestor_count=1 + tx.risky) if facts.state is TxState.MEMPOOL else None
+                payment = Payment(facts, vout, amount_sat, tx.coin is None, at(seen), measured=measured)
                 self.payments[payment.key] = self._inherited(tx, payment)
             self.tracked[facts.txid] = Tracked(facts, tx.inputs)
         self.payments = {
@@ -202,7 +205,8 @@ class Pipeline:
         return is_time or any(height <= tip_height for height in self.heights)
 
     def _is_held_back(self) -> bool:
-        return self.invoice.standing.status is Status.UNCONFIRMED and self.invoice.terms.required_confirmations == 0
+        is_waiting = self.invoice.standing.status is Status.UNCONFIRMED
+        return is_waiting and required_confirmations(self.invoice.terms, self.invoice.standing) == 0
 
     def _judge(self, moment: Moment, *, tell_net: bool) -> None:
         setting = Setting(moment, "http://pay.test", tell_net, lambda: f"evt_{next(self._numbers)}")

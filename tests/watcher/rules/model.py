@@ -6,7 +6,8 @@ derives where a transaction is from the blocks, the mempool and the coin that th
 
 Operations, as tuples:
 
-    ("define", name, coin, amounts)  a transaction that spends `coin` (None: a coinbase) and pays these amounts
+    ("define", name, coin, amounts, risky)  a transaction that spends `coin` (None: a coinbase) and pays these amounts;
+                                     `risky`: what the node says of it in its mempool speaks against it
     ("broadcast", name)              it enters the mempool, in place of what spends the same coin there
     ("evict", name)                  it only leaves the mempool
     ("reorg", depth, blocks, lost)   the last `depth` blocks leave, `blocks` = ((label, time, names), ...) come;
@@ -46,6 +47,7 @@ class World:
 
     coin: dict[str, str | None] = field(default_factory=dict)
     amounts: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    risky: set[str] = field(default_factory=set)
     chain: list[tuple[str, int, tuple[str, ...]]] = field(default_factory=lambda: [("genesis", 0, ())])
     mempool: dict[str, int] = field(default_factory=dict)
     now: int = 0
@@ -73,8 +75,9 @@ class World:
     def apply(self, operation: tuple) -> None:  # type: ignore[type-arg]
         """One operation of the list above; looks change nothing."""
         match operation:
-            case ("define", name, coin, amounts):
+            case ("define", name, coin, amounts, risky):
                 self.coin[name], self.amounts[name] = coin, amounts
+                self.risky |= {name} if risky else set()
             case ("broadcast", name):
                 for other in [other for other in self.mempool if self.coin[other] == self.coin[name]]:
                     del self.mempool[other]
@@ -105,6 +108,7 @@ class Seen:
     coinbase: bool
     first_seen: int
     place: str  # mempool, block, taken, evicted
+    safe: bool  # it was in the mempool when it was new, and nothing spoke against it
     height: int = 0
     block: str = ""
     evicted_at: int = 0
@@ -123,6 +127,7 @@ class Seen:
 class Verdict:
     """What must be so after the last look."""
 
+    required: int
     status: str = "NEW"
     reason: str = "created"
     paid: int = 0
@@ -169,8 +174,9 @@ class Watcher:
         self.chain: list[str] = ["genesis"]
         self.looked_at = -1
         self.is_alone = False
+        self.conflict = False
         self.decided: dict[str, str] = {}
-        self.verdict = Verdict()
+        self.verdict = Verdict(ask.required)
 
     # What is seen.
 
@@ -220,10 +226,10 @@ class Watcher:
     def _discover(self, world: World, name: str) -> None:
         block = world.block_of(name)
         if block is None:
-            new = Seen(world.amounts[name], False, world.mempool[name], "mempool")
+            new = Seen(world.amounts[name], False, world.mempool[name], "mempool", name not in world.risky)
         else:
             first_seen = min(world.chain[block[0] - FIRST_HEIGHT][1], world.now)
-            new = Seen(world.amounts[name], world.coin[name] is None, first_seen, "block", *block)
+            new = Seen(world.amounts[name], world.coin[name] is None, first_seen, "block", False, *block)
         for old_name, old in self.seen.items():
             if world.coin[old_name] == world.coin[name] is not None:  # a bump: its place in time and in the set
                 new.first_seen = min(new.first_seen, old.first_seen)
@@ -270,6 +276,8 @@ class Watcher:
         paid = sum(seen.amount() for seen in counting)
         confirmations = min((_confirmations(seen, tip) for seen in counting), default=0)
         before = verdict.status
+        is_open = before in ("NEW", "UNDERPAID", "UNCONFIRMED")
+        self.conflict = self.conflict or (is_open and any(seen.place == "taken" for seen in known))
         if before in ("EXPIRED", "INVALID"):
             pass
         elif paid == 0 and verdict.reached_due:
@@ -283,18 +291,29 @@ class Watcher:
             self._say(*(("INVALID", "underpaid") if may_expire else ("UNDERPAID", "partial_payment")))
         elif paid > ask.due + ask.over and not verdict.closed:
             self._say("INVALID", "overpaid")
-        elif self.is_alone and before != "CONFIRMED" and ask.required == 0 and confirmations == 0:
+        else:
+            if is_open and confirmations == 0 and self._is_risky(counting, tip):
+                verdict.required = max(verdict.required, 1)
+            self._judge_paid(before, counting, confirmations)
+        self._remember(known, counting, tip, paid, is_deep=confirmations >= verdict.required)
+
+    def _is_risky(self, counting: list[Seen], tip: int) -> bool:
+        return self.conflict or any(_confirmations(seen, tip) == 0 and not seen.safe for seen in counting)
+
+    def _judge_paid(self, before: str, counting: list[Seen], confirmations: int) -> None:
+        """What is due is there."""
+        required = self.verdict.required
+        if self.is_alone and before != "CONFIRMED" and required == 0 and confirmations == 0:
             self._say("UNCONFIRMED", "mempool_not_trusted")
-        elif confirmations >= ask.required:
+        elif confirmations >= required:
             self._say("CONFIRMED", "confirmed" if confirmations else "accepted_unconfirmed")
         elif before == "CONFIRMED" and all(
             seen.place == "block" and seen.block == seen.needed_block for seen in counting
         ):
             pass
         else:
-            fell = before == "CONFIRMED" or verdict.reason == "reorged"
+            fell = before == "CONFIRMED" or self.verdict.reason == "reorged"
             self._say("UNCONFIRMED", "reorged" if fell else "waiting_for_confirmations")
-        self._remember(known, counting, tip, paid, is_deep=confirmations >= ask.required)
 
     def _say(self, status: str, reason: str) -> None:
         self.verdict.status, self.verdict.reason = status, reason

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.watcher.rules.build import at, block, conflicted, evicted, in_block, in_mempool, named, replaced
-from watcher.rules.chain import BlockHit, Change, Tracked, classify, connect, disconnect
+from watcher.rules.chain import Arrival, BlockHit, Change, Tracked, classify, connect, contested, disconnect
 from watcher.rules.types import TxFacts, TxState
 
 NOW = at(500)
@@ -304,3 +304,36 @@ def test_a_long_chain_of_payments_is_settled_whatever_comes_first() -> None:
     settled = classify(children_first, frozenset({named("X")}), {outpoints[0]: named("X")}, at(0))
     assert set(settled) == set(line)
     assert {facts.gone_by for facts in settled.values()} == {named("X")}
+
+
+# Coins that were spent twice.
+
+
+def arrive(name: str, spends: str, label: str = "") -> Arrival:
+    facts = in_block(name, label) if label else in_mempool(name)
+    return Arrival(facts, b"", tuple(outpoint(coin) for coin in spends.split()), (), coinbase=False, first_seen_at=NOW)
+
+
+@pytest.mark.parametrize(
+    ("known", "arrivals", "found"),
+    [
+        ([], ["A coin"], ""),
+        ([(replaced("A"), "coin")], ["B coin"], "B"),
+        ([(evicted("A", 0), "coin")], ["B coin"], "B"),
+        ([(conflicted("A"), "coin other")], ["B other"], "B"),
+        ([(replaced("A"), "coin")], ["B another"], ""),
+        ([(replaced("A"), "coin"), (in_mempool("P"), "coin")], ["B P:0"], "B"),  # its parent has replaced A
+        ([(replaced("A"), "coin"), (in_mempool("P"), "coin")], ["B P:0", "C other"], "B"),
+        ([(replaced("A"), "coin")], ["P coin", "B P:0", "C B:0"], "P B C"),
+        ([(in_mempool("P"), "coin")], ["B P:0"], ""),
+    ],
+)
+def test_whose_coins_something_else_has_spent_before(
+    known: list[tuple[TxFacts, str]], arrivals: list[str], found: str
+) -> None:
+    new = [arrive(*item.split(" ", 1)) for item in arrivals]
+    assert contested(track(*known), new) == {named(name) for name in found.split()}
+
+
+def test_what_arrives_in_a_block_contests_nothing() -> None:
+    assert contested(track((conflicted("A"), "coin")), [arrive("B", "coin", "101a")]) == set()

@@ -7,7 +7,19 @@ from typing import Any
 
 import pytest
 
-from tests.watcher.rules.build import DUE, EXPIRY, ask, at, conflicted, in_block, in_mempool, look, named, pays
+from tests.watcher.rules.build import (
+    DUE,
+    EXPIRY,
+    a_measurement,
+    ask,
+    at,
+    conflicted,
+    in_block,
+    in_mempool,
+    look,
+    named,
+    pays,
+)
 from tests.watcher.rules.driver import an_invoice
 from watcher.rules.decisions import Decision, Setting, decide
 from watcher.rules.invoice import Moment
@@ -182,3 +194,28 @@ def test_when_to_judge_again_is_part_of_the_decision() -> None:
     """By height while UNCONFIRMED in a block."""
     found = decision(paid(pays(in_block("A", "101a")), confirmations=6), look(101))
     assert (found.judge_at, found.judge_at_height) == (None, 106)
+
+
+def test_that_risk_has_raised_what_is_needed_is_noted_before_the_status() -> None:
+    """Once: judged again, there is nothing new."""
+    risky = pays(in_mempool("A"), measured=a_measurement(ancestor_count=2))
+    found = decision(paid(risky, confirmations=0), look(network="main"))
+    assert [note.kind for note in found.notes] == ["requirement_raised", "status"]
+    assert found.notes[0].detail == {
+        "from": 0, "to": 1,
+        "reasons": ["it spends unconfirmed coins, and is gone when their transactions are replaced"],
+    }  # fmt: skip
+    (body,) = bodies(found)
+    assert (body["data"]["status"], body["data"]["requiredConfirmations"]) == ("UNCONFIRMED", 1)
+    assert body["data"]["requiredConfirmationsReasons"] == [f"raised to 1: {found.notes[0].detail['reasons'][0]}"]
+    again = decision(found.invoice, look(network="main"))
+    assert (again.events, again.notes) == ((), ())
+
+
+def test_what_risk_has_raised_is_confirmed_by_its_first_block() -> None:
+    """The block touches the payment: there is no height to wait for."""
+    risky = pays(in_mempool("A"), measured=a_measurement(ancestor_count=2))
+    found = decision(paid(risky, confirmations=0), look(network="main"))
+    assert found.judge_at_height is None
+    mined = decision(moved(found.invoice, in_block("A", "101a")), look(tip=101, network="main"))
+    assert told(mined) == ["2 invoice.confirmed 0.00001000"]

@@ -25,6 +25,7 @@ from hypothesis.stateful import (
 
 from tests.watcher.rules.driver import Block, Node, Pipeline, Tx, at, id_of
 from tests.watcher.rules.model import Ask, Model, Verdict, is_subsequence
+from watcher.rules.invoice import required_confirmations
 from watcher.rules.ledger import is_exception
 from watcher.rules.replay import replay
 from watcher.rules.types import FINAL, Payment, Resolution, Status, Terms, TxState
@@ -42,7 +43,7 @@ class InvoiceMachine(RuleBasedStateMachine):
     """One invoice on one chain."""
 
     @initialize(
-        required=st.sampled_from([0, 1, 1, 2, 2, 3, 6]),
+        required=st.sampled_from([0, 0, 0, 1, 1, 2, 2, 3, 6]),
         under=st.sampled_from([0, 0, 5]),
         over=st.sampled_from([0, 0, 5]),
         depth=st.sampled_from([0, 1, 2, 2, 3]),
@@ -50,14 +51,15 @@ class InvoiceMachine(RuleBasedStateMachine):
         test=st.booleans(),
         paid=st.one_of(nothing, whole, part),
         alone=st.sampled_from([False, False, False, True]),
+        risky_every=st.sampled_from([0, 0, 1, 2, 3]),
     )
     def open_invoice(
         self, required: int, under: int, over: int, depth: int, expires_at: int, paid: tuple[int, ...], *, test: bool,
-        alone: bool,
+        alone: bool, risky_every: int,
     ) -> None:  # fmt: skip
         """Ask for money, for a quarter of an hour or for half a month; often it is paid at once.
 
-        Sometimes the node is cut off from the network at that time.
+        Sometimes the node is cut off from the network at that time. Of every so many transactions one is risky.
         """
         self.expires_at = expires_at
         self.model = Model(Ask(DUE, expires_at, required, under, over, LIMIT, depth, test))
@@ -72,7 +74,7 @@ class InvoiceMachine(RuleBasedStateMachine):
         self.missed_looks = 0
         self.is_behind = False  # the next judgement tells only the net change: a reorg, or the end of an outage
         self.final: tuple[Status, str] | None = None
-        self.is_alone = alone
+        self.is_alone, self.risky_every = alone, risky_every
         self._look(self._whole)
         if paid:
             self.pay(paid)
@@ -260,6 +262,7 @@ class InvoiceMachine(RuleBasedStateMachine):
         standing, verdict = self.pipeline.invoice.standing, self.verdict
         assert (standing.status, standing.reason, standing.paid_sat) == (verdict.status, verdict.reason, verdict.paid)
         assert standing.set_closed == verdict.closed
+        assert required_confirmations(self.pipeline.invoice.terms, standing) == verdict.required
         payments = self.pipeline.payments.values()
         assert {self._name(payment) for payment in payments if payment.counted} == verdict.counted
         assert {self._name(payment): self._place(payment) for payment in payments} == verdict.places
@@ -376,9 +379,10 @@ class InvoiceMachine(RuleBasedStateMachine):
         return f"coin{len(self.txs)}"
 
     def _define(self, coin: str | None, amounts: tuple[int, ...]) -> Tx:
-        tx = Tx(f"tx{len(self.txs):04}", coin, amounts)
+        is_risky = self.risky_every > 0 and len(self.txs) % self.risky_every == 0
+        tx = Tx(f"tx{len(self.txs):04}", coin, amounts, is_risky)
         self.txs.append(tx)
-        self.model.record("define", tx.name, tx.coin, tx.amounts)
+        self.model.record("define", tx.name, tx.coin, tx.amounts, tx.risky)
         return tx
 
     def _broadcast(self, tx: Tx) -> None:

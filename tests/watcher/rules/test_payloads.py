@@ -14,7 +14,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.watcher.rules.build import at, conflicted, evicted, in_block, in_mempool, named, pays, replaced, was
+from tests.watcher.rules.build import (
+    a_measurement,
+    at,
+    conflicted,
+    evicted,
+    in_block,
+    in_mempool,
+    named,
+    pays,
+    replaced,
+    was,
+)
 from watcher.rules.payloads import (
     EVENT_TYPES,
     MAX_PAYMENTS_SHOWN,
@@ -28,6 +39,7 @@ from watcher.rules.payloads import (
 )
 from watcher.rules.rates import Evidence, Verdict
 from watcher.rules.record import Invoice, Quote
+from watcher.rules.risk import Circumstances, Factor, RiskVerdict, assess
 from watcher.rules.types import Payment, Reason, Status, Terms, TxFacts
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -45,7 +57,16 @@ QUOTE = Quote("EUR", Decimal("81000.640"), "kraken", at(-20), tuple(one.document
 PAID = {
     Status.NEW: was(Status.NEW, Reason.PAYMENT_TAKEN_BACK),
     Status.UNDERPAID: was(Status.UNDERPAID, Reason.PARTIAL_PAYMENT, 100_000),
-    Status.UNCONFIRMED: was(Status.UNCONFIRMED, Reason.WAITING_FOR_CONFIRMATIONS, 123_456),
+    Status.UNCONFIRMED: replace(
+        was(Status.UNCONFIRMED, Reason.WAITING_FOR_CONFIRMATIONS, 123_456),
+        raised_to=1,
+        factors=(
+            Factor("unconfirmed_total", RiskVerdict.OK, "0.00123456 BTC", "it is within the cap", None, raises=False),
+            Factor(
+                "unconfirmed_parents", RiskVerdict.AGAINST, "2", "it spends unconfirmed coins", "ab" * 32, raises=True
+            ),
+        ),
+    ),
     Status.CONFIRMED: was(Status.CONFIRMED, Reason.CONFIRMED, 123_456),
     Status.EXPIRED: was(Status.EXPIRED, Reason.EXPIRED),
     Status.INVALID: was(Status.INVALID, Reason.OVERPAID, 200_000),
@@ -78,7 +99,8 @@ def an_invoice(status: Status, **more: Any) -> Invoice:
             address="bcrt1qw508d6qejxtdg4y5r3zarvary0c5xw7kygt080",
             script_pubkey=b"\0\x14" + bytes(20), reference="order 1042/ä&b", description="Zwölf Brötchen ☕",
             redirect_url="https://shop.example/thanks", notification_url=None, metadata={"basket": [1, 2.5, None, "ß"]},
-            created_at=at(0), terms=Terms(123_456, at(900), 1), required_reasons=("100.00 EUR is at most 100.00",),
+            created_at=at(0), terms=Terms(123_456, at(900), int(status is not Status.UNCONFIRMED)),
+            required_reasons=("100.00 EUR is at most 100.00",),
             standing=PAID[status], payments=PAYMENTS[status], last_sequence=2,
             confirmed_at=at(61) if status is Status.CONFIRMED else None,
         ),
@@ -271,7 +293,8 @@ def test_a_body_stays_below_the_bound_whatever_comes() -> None:
         reference="\N{HOT BEVERAGE}\ufe0f" * 100, description="\1" * 1000,
         redirect_url="https://shop.example/" + "u" * 1979, notification_url="https://shop.example/" + "n" * 1979,
         metadata={"text": "\1" * 680},
-        required_reasons=("a sentence of usual length that says why it needs so many confirmations",) * 10,
+        required_reasons=("a sentence of usual length that says why it needs so many confirmations",) * 3,
+        standing=replace(PAID[Status.INVALID], raised_to=1, factors=worst_factors()),
     )  # fmt: skip
     for body in (
         status_event(invoice, HEAD, 900_000, URL)[1],
@@ -282,6 +305,12 @@ def test_a_body_stays_below_the_bound_whatever_comes() -> None:
         assert (len(data["payments"]), data["paymentCount"]) == (MAX_PAYMENTS_SHOWN, 1000)
     assert data["payments"][-1]["txid"] == named("tx999")[::-1].hex()  # the newest are shown
     assert data["payment"]["txid"] == named("tx0")[::-1].hex()  # and the one that it is about
+
+
+def worst_factors() -> tuple[Factor, ...]:
+    """All there are, and all against."""
+    around = Circumstances("main", False, True, 21 * 10**14, 21 * 10**14, 0)
+    return assess([(bytes(32), a_measurement(version=2**32 - 1, lock_time=2**32 - 1)), (bytes(32), None)], around)
 
 
 text = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)

@@ -126,5 +126,12 @@ def test_a_healed_line_says_what_was_wrong_and_why_it_was_set_right() -> None:
     )
 
 
+def test_a_raised_requirement_says_why() -> None:
+    detail = {"from": 0, "to": 1, "reasons": ["it spends unconfirmed coins", "the cap is reached"]}
+    assert sentence("requirement_raised", detail) == (
+        "Required confirmations were raised from 0 to 1: it spends unconfirmed coins; the cap is reached."
+    )
+
+
 def test_a_kind_of_another_version_is_its_own_name() -> None:
     assert sentence("something_else", {}) == "something else"

@@ -1,8 +1,11 @@
 """The stored chain and the tracked transactions on a real PostgreSQL."""
 
+from dataclasses import replace
 from datetime import timedelta
 
-from tests.watcher.world import FIRST_HEIGHT, World, coin, digest
+from tests.watcher.rules.build import a_measurement
+from tests.watcher.world import FIRST_HEIGHT, Tx, World, coin, digest
+from watcher.rules.risk import to_json
 from watcher.rules.types import BlockId, TxFacts, TxState
 from watcher.store import chain
 
@@ -162,3 +165,20 @@ async def test_a_family_that_was_evicted_is_offered_in_the_order_in_which_it_spe
     await chain.insert_arrivals(pool, evicted)
     now = world.now + timedelta(seconds=1)
     assert await chain.evicted_bodies(pool, now) == [tx.name.encode() for tx in line]
+
+
+async def test_what_was_measured_first_stays(pool):
+    """It is of the moment when the transaction was new: told again, or found in a block first, it is not another."""
+    world = await World.begin(pool)
+    measured, mined = Tx("A", (coin("A"),), ((5, b"x"),), a_measurement()), Tx("B", (coin("B"),))
+    await chain.insert_arrivals(pool, [
+        measured.arrival(TxFacts(measured.txid, TxState.MEMPOOL), world.now),
+        mined.arrival(TxFacts(mined.txid, TxState.ANCHORED, world.tip), world.now),
+    ])  # fmt: skip
+    later = [
+        replace(tx.arrival(TxFacts(tx.txid, TxState.MEMPOOL), world.now), measured=a_measurement(version=3))
+        for tx in (measured, mined)
+    ]
+    await chain.insert_arrivals(pool, later)
+    rows = dict(await pool.fetch("SELECT txid, risk FROM tx"))
+    assert rows == {measured.txid: to_json(a_measurement()), mined.txid: None}

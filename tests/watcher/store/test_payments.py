@@ -1,5 +1,6 @@
 """Payments as facts: which invoice, first seen when, at what rate; and which invoices are due."""
 
+from dataclasses import replace
 from datetime import timedelta
 from decimal import Decimal
 
@@ -206,3 +207,28 @@ async def test_whether_anything_is_due(pool):
     assert await payments.is_any_due(pool, before)
     await freeze(pool, invoice, "evt_" + "0" * 26, 1, b"{}", "http://127.0.0.1:9")
     assert not await payments.is_any_due(pool, at)
+
+
+async def test_what_projects_have_accepted_unconfirmed_live_and_test_apart(pool):
+    world = await World.begin(pool)
+    live = [await world.invoice() for _ in range(3)]
+    test, waiting = await world.invoice(test=True), await world.invoice(confirmations=1)
+    world.send(*[await world.tx(f"A{n}", (invoice, DUE)) for n, invoice in enumerate([*live, test, waiting])])
+    await world.look()
+    project = world.project_id
+    assert await payments.exposed(pool, [project], []) == {(project, False): 3 * DUE, (project, True): DUE}
+    assert await payments.exposed(pool, [project], live[:2]) == {(project, False): DUE, (project, True): DUE}
+    assert await payments.exposed(pool, ["prj_other"], []) == {}
+    world.mine(*world.mempool)
+    await world.look()
+    assert await payments.exposed(pool, [project], []) == {}
+
+
+async def test_what_waits_for_the_node_is_released_and_what_waits_for_a_block_is_not(pool):
+    world = await World.begin(pool)
+    held, raised = await world.invoice(), await world.invoice(cap_sat=0)
+    world.send(await world.tx("A", (held, DUE)), await world.tx("B", (raised, DUE)))
+    await world.pipeline.apply(replace(await world.change(), mempool_is_trusted=False, is_complete=False))
+    assert {row["status"] for row in await pool.fetch("SELECT status FROM invoice")} == {"UNCONFIRMED"}
+    await payments.release_held_back(pool)
+    assert [row["id"] for row in await pool.fetch("SELECT id FROM invoice WHERE judge_pending")] == [held]

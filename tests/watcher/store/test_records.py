@@ -8,11 +8,14 @@ from decimal import Decimal
 import asyncpg
 import pytest
 
+from tests.watcher.rules.build import a_measurement
 from tests.watcher.world import World
+from watcher.rules.risk import Circumstances, assess
 from watcher.rules.types import BlockId, Reason, Standing, Status, TxState
 from watcher.store import records
 
 DUE = 100_000
+AROUND = Circumstances("main", True, True, DUE, None, 1)
 
 
 async def paid_world(pool) -> tuple[World, str]:
@@ -87,6 +90,8 @@ async def test_what_is_saved_is_loaded(pool):
             replace(second, anomaly="paid_late"), replace(third, judged=False, counted=False),
         ),
     )  # fmt: skip
+    factors = tuple(assess([(third.tx.txid, a_measurement(version=3)), (first.tx.txid, None)], AROUND))
+    judged = replace(judged, standing=replace(judged.standing, conflict_seen=True, factors=factors))
     due = records.Due(world.now, 77, {third.key: 88})
     await records.save(pool, [(judged, due)])
     assert (await records.load(pool, [invoice_id]))[invoice_id] == judged
@@ -151,3 +156,27 @@ async def test_the_facts_of_every_state(pool):
     )
     facts = (await records.load(pool, [invoice_id]))[invoice_id].payments[0].tx
     assert (facts.state, facts.anchor, facts.gone_by, facts.conflict_height) == (TxState.CONFLICTED, None, bytes(32), 5)
+
+
+async def test_what_risk_has_raised_and_what_was_measured_come_back(pool):
+    world = await World.begin(pool, network="main")
+    invoice_id = await world.invoice(cap_sat=5)
+    measured = a_measurement(estimate_sat_kvb=None, is_contested=True)
+    world.send(await world.tx("A", (invoice_id, DUE), measured=measured))
+    await world.look()
+    invoice = (await records.load(pool, [invoice_id]))[invoice_id]
+    assert (invoice.standing.status, invoice.standing.raised_to) == (Status.UNCONFIRMED, 1)
+    assert {factor.name for factor in invoice.standing.factors if factor.raises} == {
+        "unconfirmed_total", "contested_coins",
+    }  # fmt: skip
+    assert invoice.payments[0].measured == measured
+
+
+async def test_what_is_saved_as_exposed_is_accepted_money_that_no_block_holds(pool):
+    world = await World.begin(pool)
+    accepted, waiting, mined = await world.invoice(), await world.invoice(confirmations=1), await world.invoice()
+    world.mine(await world.tx("C", (mined, DUE)))
+    world.send(await world.tx("A", (accepted, DUE)), await world.tx("B", (waiting, DUE)))
+    await world.look()
+    rows = dict(await pool.fetch("SELECT id, exposed_sat FROM invoice"))
+    assert rows == {accepted: DUE, waiting: 0, mined: 0}

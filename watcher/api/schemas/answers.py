@@ -25,6 +25,7 @@ from watcher.api.schemas.base import (
 )
 from watcher.rules.labels import MEANINGS, Label
 from watcher.rules.rates import Verdict
+from watcher.rules.risk import RiskVerdict
 from watcher.rules.types import Reason, Resolution, Status
 
 Item = TypeVar("Item")
@@ -160,6 +161,17 @@ class Payment(Model):
     resolution: Resolution | None = Field(None, description="What an operator decided, where its money was held.")
 
 
+class RiskFactor(Model):
+    """One thing that was looked at before the invoice was, or was not, accepted unconfirmed."""
+
+    name: Text
+    value: Text | None = Field(description="null: not known.")
+    verdict: RiskVerdict = Field(description="From ok to against, in the order of rising risk.")
+    reason: Text = Field(description="In words.")
+    txid: TxHash | None = Field(description="The payment that it is about; null: the invoice.")
+    raises: Switch = Field(description="It alone is reason enough to ask for a confirmation.")
+
+
 class RateEvidence(Model):
     """What a source of rates said when the rate was made, and what became of it."""
 
@@ -209,9 +221,14 @@ class Invoice(Model):
     expires_at: Time
     confirmed_at: Time | None
     confirmations: Number = Field(description="The fewest of the payments that count.")
-    required_confirmations: Number
+    required_confirmations: Number = Field(
+        description="Of the policy or the invoice itself; 0 becomes 1 when a risk factor raises it, and never falls."
+    )
     required_confirmations_reasons: list[Text]
-    payments: list[Payment] = Field(description="The newest 100.")
+    risk_factors: list[RiskFactor] = Field(
+        description="As weighed when the amount due was there; empty before, and where no confirmation was waived."
+    )
+    payments: list[Payment] = Field(description="The newest 90.")
     payment_count: Number
 
 
