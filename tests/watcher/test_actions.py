@@ -54,9 +54,10 @@ async def lines(world: World, invoice_id: str, *kinds: str) -> list[str]:
     return [sentence(row["kind"], row["detail"]) for row in rows]
 
 
-async def expired(world: World, **fields: Any) -> str:
-    """The id of an invoice whose time was over before anything was paid."""
+async def expired(world: World, depth: int = 2, **fields: Any) -> str:
+    """The id of an invoice whose time was over before anything was paid; anomalies are reported `depth` blocks deep."""
     invoice_id = await world.invoice(expires_in=1, **fields)
+    await world.pool.execute("UPDATE invoice SET anomaly_confirmations = $2 WHERE id = $1", invoice_id, depth)
     world.wait(seconds=5)
     await world.look()
     await world.pipeline.judge_due(world.now, tell_net=False)
@@ -331,8 +332,7 @@ async def wait_blocked(world: World, count: int) -> None:
 
 @pytest.mark.parametrize("depth", [1, 2, 3])
 async def test_late_money_is_held_and_told_at_just_so_many_blocks(world: World, depth: int):
-    invoice_id = await expired(world)
-    await world.pool.execute("UPDATE invoice SET anomaly_confirmations = $1", depth)
+    invoice_id = await expired(world, depth)
     world.mine(await world.tx("late", (invoice_id, 500)))
     for blocks in range(1, depth + 2):
         await world.look()
@@ -345,8 +345,7 @@ async def test_late_money_is_held_and_told_at_just_so_many_blocks(world: World, 
 
 @pytest.mark.parametrize("depth", [2, 3])
 async def test_a_reorganisation_before_that_reports_nothing(world: World, depth: int):
-    invoice_id = await expired(world)
-    await world.pool.execute("UPDATE invoice SET anomaly_confirmations = $1", depth)
+    invoice_id = await expired(world, depth)
     late = await world.tx("late", (invoice_id, 500))
     world.mine(late, blocks=depth - 1)
     await world.look()
