@@ -148,10 +148,16 @@ def _readable(value: Any) -> str:
             return str(value)
 
 
-def _lines(document: Mapping[str, Any]) -> str:
-    lines = flat(document)
-    width = max(map(len, lines))
-    return "\n".join(f"{name:{width}}  {value}" for name, value in lines.items())
+def lines(document: Mapping[str, Any]) -> str:
+    """A line for each value, and for each element of a list."""
+    told: dict[str, str] = {}
+    for name, value in document.items():
+        if isinstance(value, list) and value:
+            told |= {f"{name}.{number}": _readable(element) for number, element in enumerate(value)}
+        else:
+            told |= flat({name: value})
+    width = max(map(len, told))
+    return "\n".join(f"{name:{width}}  {value}" for name, value in told.items())
 
 
 def _table(rows: Sequence[Sequence[Any]]) -> str:
@@ -178,7 +184,7 @@ def _project_list(settings: Settings, *, limit: Limit = 50, cursor: Cursor = Non
 def _project_show(settings: Settings, *, project_id: ProjectId, as_json: Json = False) -> int:
     """Show a project with all its settings."""
     found = _document(settings, "GET", "/projects/{id}", project_id)
-    say(found, _lines(found), as_json)
+    say(found, lines(found), as_json)
     return 0
 
 
@@ -198,7 +204,7 @@ def _project_create(
     """Make a project, in test mode, and print it with its key and its secret, which are never shown again."""
     fields = {"name": name, "notificationUrl": notification_url, "currency": currency, "descriptor": descriptor}
     made = _document(settings, "POST", "/projects", body=_body(fields, policy))
-    say(made, _lines(made), as_json)
+    say(made, lines(made), as_json)
     return 0
 
 
@@ -242,7 +248,7 @@ def _changes(before: Mapping[str, str], after: Mapping[str, str]) -> str:
 def _project_balance(settings: Settings, *, project_id: ProjectId, as_json: Json = False) -> int:
     """Show a project's money by account of the ledger, in BTC."""
     found = _document(settings, "GET", "/projects/{id}/balance", project_id)
-    say(found, _lines(found), as_json)
+    say(found, lines(found), as_json)
     return 0
 
 
@@ -317,7 +323,7 @@ def _invoice_create(
     }  # fmt: skip
     body = _body(fields, {})
     made = _ask(settings, lambda office: office.call("POST", "/invoices", body=body), shows_addresses=True)
-    say(made, _lines(made), as_json)
+    say(made, lines(made), as_json)
     return 0
 
 
@@ -349,7 +355,7 @@ def _invoice_list(
 def _invoice_show(settings: Settings, *, invoice_id: InvoiceId, as_json: Json = False) -> int:
     """Show an invoice with its payments."""
     found = _document(settings, "GET", "/invoices/{id}", invoice_id)
-    say(found, _lines(found), as_json)
+    say(found, lines(found), as_json)
     return 0
 
 

@@ -73,6 +73,8 @@ def _anomaly_list(
                 for row in rows:
                     told = anomaly(row, tip_height)
                     say(told, _exception_text(told), as_json)
+                if not rows and before is None and not as_json:
+                    typer.echo("none")
                 if len(rows) < LINES_AT_ONCE:
                     return
                 before = rows[-1]["number"]
@@ -86,7 +88,7 @@ def _exception_text(told: dict[str, Any]) -> str:
     where = f"of {told['invoiceId']}" if told["invoiceId"] else f"on {told['address']}"
     test = ", test" if told["test"] else ""
     text = f"{told['id']}\n   {told['type']}: {told['btc']} BTC{worth} {where}, seen {told['firstSeenAt']}, "
-    text += f"{told['paymentState']} with {told['confirmations']} confirmations{test}"
+    text += f"{told['paymentState']} with {told['confirmations']} {'confirmation' if told['confirmations'] == 1 else 'confirmations'}{test}"
     if told["resolution"]:
         text += f"\n   {told['resolution']} at {told['resolvedAt']} by {told['resolvedBy']}: {told['reason']}"
     return text
@@ -100,22 +102,28 @@ def _anomaly_resolve(
         Resolution, typer.Argument(help="It goes to the balance, was paid back by other means, or is ignored.")
     ],
     reason: Reason,
+    as_json: Json = False,
 ) -> int:
     """Decide about held money, once and for all. The invoice's status does not change, and nothing is sent."""
     from watcher.actions import resolve
+    from watcher.api.documents import anomaly
     from watcher.api.schemas.base import OUTPOINT
+    from watcher.store import anomalies, invoices
     from watcher.store.actions import COMMAND_LINE
     from watcher.store.audit import outpoint_of
 
     if not re.fullmatch(OUTPOINT, payment):
         raise typer.BadParameter("write the transaction id, a colon and the output's number", param_hint="TXID:VOUT")
 
-    async def work() -> None:
+    async def work() -> dict[str, Any]:
+        outpoint = outpoint_of(payment)
         async with _database(settings) as pool, pool.acquire() as connection, connection.transaction():
-            await resolve(connection, outpoint_of(payment), resolution, said(reason), COMMAND_LINE, datetime.now(UTC))
+            await resolve(connection, outpoint, resolution, said(reason), COMMAND_LINE, datetime.now(UTC))
+            row = await anomalies.find(connection, outpoint)
+            assert row is not None
+            return anomaly(row, await invoices.tip_height(connection))
 
-    asyncio.run(work())
-    typer.echo(f"{payment} is {resolution}")
+    say(asyncio.run(work()), f"{payment} is {resolution}", as_json)
     return 0
 
 
@@ -154,10 +162,10 @@ def _transaction_check(
     for one in asyncio.run(check(settings, txid, block, said(reason))):
         told = {
             "id": f"{one.txid}:{one.vout}", "btc": btc_text(one.amount_sat), "invoiceId": one.invoice_id,
-            "state": one.state, "blockHeight": one.block and one.block.height,
+            "state": "confirmed" if one.block else one.state, "blockHeight": one.block and one.block.height,
             "blockHash": to_hex(one.block.hash) if one.block else None,
         }  # fmt: skip
-        where = f"{one.state} in block {one.block.height}" if one.block else one.state
+        where = f"confirmed in block {one.block.height}" if one.block else one.state
         say(told, f"{told['id']}: {told['btc']} BTC for {one.invoice_id or 'no invoice'}, {where}", as_json)
     return 0
 
@@ -180,7 +188,8 @@ def _actions(
             for row in await actions.page(pool, None, limit):
                 told = action(row)
                 text = f"{told['id']}  {told['at']}  {told['action']} by {told['actor']}: {told['reason']}"
-                say(told, f"{text}\n   {told['detail']}\n   {told['hash']}", as_json)
+                detail = ", ".join(f"{name} {value}" for name, value in told["detail"].items())
+                say(told, f"{text}\n   {detail or '-'}\n   {told['hash']}", as_json)
 
     asyncio.run(tell())
     return 0

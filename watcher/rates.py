@@ -5,11 +5,12 @@ from datetime import UTC, datetime
 from typing import Any
 
 from watcher.prices.quotes import why_not
+from watcher.rules.money import MINOR_DIGITS
 from watcher.rules.payloads import time_text
 from watcher.runtime import migrate
 from watcher.runtime.config import Settings
 from watcher.runtime.db import connect
-from watcher.runtime.errors import PaywatchError
+from watcher.runtime.errors import PaywatchError, Rejected
 from watcher.store import rates
 
 
@@ -29,7 +30,12 @@ class Shown:
 
 
 async def shown(settings: Settings, currency: str | None) -> list[Shown]:
-    """The rates of all currencies, or of one. Raises `NeverAsked` when the sources were not asked."""
+    """The rates of all currencies, or of one.
+
+    Raises `Rejected` for what is no fiat currency, and `NeverAsked` when the sources were not asked for it.
+    """
+    if currency is not None and (currency == "BTC" or currency not in MINOR_DIGITS):
+        raise Rejected(f"{currency} is no fiat currency", "write an ISO 4217 code such as EUR")
     if not settings.has_market_rates:
         return [_fixed(settings, currency)]
     connection = await connect(settings.database_url, "paywatch-rate")

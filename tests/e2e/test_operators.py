@@ -93,7 +93,7 @@ async def test_a_transaction_is_checked(shop: Product):
     await shop.wait_told(invoice, 2)
     exit_code, output = await shop.up.command("transaction", "check", txid, "--reason", "a question", "--json")
     [payment] = [json.loads(line) for line in output.splitlines()]
-    assert (exit_code, payment["invoiceId"], payment["state"]) == (0, invoice["id"], "anchored")
+    assert (exit_code, payment["invoiceId"], payment["state"]) == (0, invoice["id"], "confirmed")
     await shop.fence()
     assert [status for status, *_ in shop.told(invoice)] == ["UNCONFIRMED", "CONFIRMED"]
     assert (await shop.up.command("transaction", "check", "ab" * 32, "--reason", "a question"))[0] == 4

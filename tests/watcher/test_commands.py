@@ -15,7 +15,7 @@ from regtest.chain import Chain
 from regtest.node import Node
 from tests.watcher.test_cli import paywatch
 from tests.watcher.world import World
-from watcher.commands import flat
+from watcher.commands import flat, lines
 from watcher.runtime.ids import new_id
 from watcher.store.witness import Witness
 
@@ -118,8 +118,9 @@ async def test_what_is_wrong_changes_nothing(run: Run, made: dict[str, Any]):
 
 
 async def test_errors_have_their_exit_codes(run: Run, postgres):
-    unknown = await run("project", "show", new_id("prj"))
-    assert (unknown.returncode, unknown.stderr) == (3, "error: there is no such project\n")
+    for project_id in (new_id("prj"), "prj_x"):
+        unknown = await run("project", "show", project_id)
+        assert (unknown.returncode, unknown.stderr) == (3, "error: there is no such project\n")
     wrong = await run("project", "create", "--name", "x", "--notification-url", HOOK, "--descriptor", "wpkh(nonsense)")
     assert (wrong.returncode, wrong.stderr.startswith("error: descriptor: this is not a valid")) == (4, True)
     usage = await run("project", "create", "--name", "x")
@@ -243,4 +244,7 @@ def test_every_verb_has_its_help(group: str, verbs: str):
 
 def test_values_are_shown_as_one_reads_them():
     document = {"a": None, "b": True, "c": [], "d": [{"x": 1, "y": {"z": "q"}}, "s"], "e": {}, "f": {"g": False}}
+    assert lines({"n": 1, "l": ["x", "y"], "p": [{"i": 1}, {"i": 2}], "e": []}).split("\n") == [
+        "n    1", "l.0  x", "l.1  y", "p.0  i 1", "p.1  i 2", "e    none",
+    ]  # fmt: skip
     assert flat(document) == {"a": "-", "b": "yes", "c": "none", "d": "x 1, y.z q; s", "e": "none", "f.g": "no"}

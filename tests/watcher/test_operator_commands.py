@@ -60,6 +60,10 @@ async def test_exceptions_are_listed_and_resolved(world: World, run):
     assert text[4].startswith("   accepted at ")
     assert text[4].endswith(" by command line: the customer agrees")
 
+    [other] = told(await run("anomaly", "resolve", strange_id, "ignored", "--reason", "dust", "--json"))
+    assert (other["id"], other["state"], other["resolution"]) == (strange_id, "resolved", "ignored")
+    assert (await run("anomaly", "list")).stdout == "none\n"
+
     again = await run("anomaly", "resolve", late_id, "refunded", "--reason", "no")
     assert again.returncode == 4
     assert "a decision is not changed" in again.stderr
@@ -74,6 +78,8 @@ async def test_what_was_done_is_listed(world: World, run):
     assert action["detail"]["payment"] == name
     text = (await run("actions")).stdout
     assert "resolve_anomaly by command line: dust\n" in text
+    assert "resolution ignored" in text
+    assert "{" not in text
     assert text.endswith(f"   {action['hash']}\n")
 
 

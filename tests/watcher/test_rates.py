@@ -11,6 +11,7 @@ from tests.watcher.world import World
 from watcher.rates import NeverAsked, shown
 from watcher.rules.rates import Combined, Evidence, Verdict
 from watcher.runtime.config import Settings
+from watcher.runtime.errors import Rejected
 from watcher.store import rates
 
 EVIDENCE = (
@@ -61,6 +62,12 @@ async def test_one_currency_alone(market, known):
     with pytest.raises(NeverAsked, match="never asked for KWD") as refused:
         await shown(market, "KWD")
     assert (refused.value.exit_code, "rate_currencies" in refused.value.hint) == (3, True)
+
+
+@pytest.mark.parametrize("currency", ["XYZ", "BTC"])
+async def test_what_is_no_fiat_currency_has_no_rate(currency):
+    with pytest.raises(Rejected, match=f"{currency} is no fiat currency"):
+        await shown(Settings(database_url="x", fixed_rate=Decimal(5)), currency)
 
 
 async def test_before_the_first_watcher(market, pool):

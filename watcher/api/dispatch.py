@@ -183,12 +183,15 @@ def call_of(
     return Call(context, principal, object_id, validated(route.body, values), checked, datetime.now(UTC), None)
 
 
+_OBJECTS = {"projects": "project", "invoices": "invoice", "anomalies": "exception", "deliveries": "delivery"}
+
+
 def check_allowed(route: Route, principal: Principal, object_id: str) -> None:
     """Raise `Problem` 403 for who may not make the call, 404 for what cannot be an id."""
     if route.operator_only and principal.project is not None:
         raise Problem(403, "only an operator's key may do this")
     if object_id and not OBJECT_ID.fullmatch(object_id):
-        raise not_found("object")
+        raise not_found(_OBJECTS[route.path.split("/")[1]])
 
 
 async def dispatch(route: Route, request: web.Request) -> web.StreamResponse:

@@ -8,7 +8,7 @@ from typing import Any
 
 from watcher.api.errors import unprocessable
 from watcher.api.schemas import requests
-from watcher.api.schemas.requests import ConfirmationPolicy, ConfirmationPolicyChange, NewProject, ProjectChange
+from watcher.api.schemas.requests import ConfirmationPolicy, NewProject, ProjectChange
 from watcher.rules.money import MINOR_DIGITS, fiat_text
 from watcher.rules.policy import Policy, Tier, Tolerance, default_cap, tiers_of
 
@@ -35,7 +35,7 @@ def changed_policy(policy: Policy, asked: NewProject | ProjectChange, currency: 
     return replace(policy, **changes)
 
 
-def _with_confirmations(policy: Policy, asked: ConfirmationPolicy | ConfirmationPolicyChange, currency: str) -> Policy:
+def _with_confirmations(policy: Policy, asked: ConfirmationPolicy, currency: str) -> Policy:
     if _CAP in asked.model_fields_set:
         policy = replace(policy, unconfirmed_cap=_cap(asked.unconfirmed_cap, currency))
     if asked.tiers is None and asked.above is None:

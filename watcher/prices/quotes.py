@@ -42,8 +42,8 @@ def why_not(rate: rates.Rate | None, currency: str, now: datetime) -> str:
     """Why no invoice can be made at this rate now; empty when one can."""
     if rate is None:
         return (
-            f"the sources were not asked for {currency} yet; they are for the currencies of projects and for those in "
-            "rate_currencies"
+            f"the sources were never asked for {currency}; they are asked for the currencies of projects and for those "
+            "that the setting rate_currencies names"
         )
     if rate.quote is None:
         return rate.reason

@@ -273,15 +273,29 @@ def _secret(variable: str, path: str) -> str:
 
 
 def _sentences(error: ValidationError) -> list[str]:
-    return [
-        _sentence(".".join(str(part) for part in detail["loc"]), detail["type"], detail["msg"])
-        for detail in error.errors()
-    ]
+    return [_sentence(str(next(iter(detail["loc"]), "")), detail) for detail in error.errors(include_url=False)]
 
 
-def _sentence(name: str, kind: str, message: str) -> str:
+def _sentence(name: str, detail: Any) -> str:
+    kind, told = detail["type"], detail.get("ctx", {})
     if kind == "missing":
         return f"{name} is not set: give --{name.replace('_', '-')} or {PREFIX}{name.upper()}"
     if kind == "extra_forbidden":
         return f"{name} is not a setting"
-    return f"{name or 'settings'}: {message}"
+    if kind == "value_error":  # ours, which names its settings
+        return str(told["error"])
+    return f"{name}: " + (_BY_KIND[kind].format(**told) if kind in _BY_KIND else detail["msg"])
+
+
+# What pydantic calls it, and what the operator is told.
+_BY_KIND = {
+    "greater_than": "write a number of more than {gt}",
+    "greater_than_equal": "write a number of at least {ge}",
+    "less_than_equal": "write a number of at most {le}",
+    "int_parsing": "write a whole number",
+    "float_parsing": "write a number",
+    "decimal_parsing": "write a number",
+    "finite_number": "write a number",
+    "bool_parsing": "write true or false",
+    "literal_error": "write {expected}",
+}

@@ -81,6 +81,14 @@ async def test_every_setting_is_given_when_a_project_is_made(operator):
     assert shown((await operator.get(f"/projects/{made['id']}")).body) == OWN
 
 
+@pytest.mark.parametrize(
+    "given", [{}, {"above": 6}, {"tiers": [{"upTo": "10.00", "confirmations": 0}]}, {"unconfirmedCap": "7.00"}, None]
+)
+async def test_what_a_new_project_leaves_out_of_its_policy_has_its_default(operator, given):
+    made = await operator.post("/projects", ASKED | {"confirmationPolicy": given})
+    assert (made.status, made["confirmationPolicy"]) == (201, DEFAULTS["confirmationPolicy"] | (given or {}))
+
+
 @pytest.mark.parametrize("cap", [None, "0.50"])
 async def test_a_cap_is_left_out_or_none_or_a_sum(operator, cap):
     left_out = await operator.post("/projects", ASKED | tiers(("10", 0)))

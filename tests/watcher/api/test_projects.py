@@ -38,7 +38,7 @@ WRONG_FIELDS = [
     {"notificationUrl": "http://10.0.0.1/"}, {"notificationUrl": None}, {"notificationUrl": "shop.example"},
     {"currency": "XYZ"}, {"currency": "eur"}, {"mode": "live"}, {"id": "prj_1"},
     {"descriptor": "wrong"}, {"descriptor": "x" * 2001}, {"descriptor": "wpkh(ü)"}, {"descriptor": 1},
-    {"confirmationPolicy": {}}, {"confirmationPolicy": {"tiers": [], "above": 101}},
+    {"confirmationPolicy": {"tiers": [], "above": 101}},
     {"confirmationPolicy": {"tiers": [{"upTo": "1", "confirmations": -1}], "above": 1}},
     {"confirmationPolicy": {"tiers": [{"upTo": 1, "confirmations": 0}], "above": 1}},
     {"confirmationPolicy": {"tiers": [{"upTo": "0.001", "confirmations": 0}], "above": 1}},

@@ -67,18 +67,17 @@ Cap = Annotated[
 
 
 class ConfirmationPolicy(Model):
-    """How many confirmations an amount in the project's currency needs."""
+    """How many confirmations an amount in the project's currency needs.
 
-    tiers: Tiers
-    above: Confirmations = Field(description="For amounts above every tier.")
-    unconfirmed_cap: Cap = None
+    In a change everything left out stays, in a new project it has its default.
+    """
 
-
-class ConfirmationPolicyChange(Model):
-    """What is to change of it; everything left out stays."""
-
-    tiers: Tiers | None = Field(None, description="All of them: they take the place of those before.")
-    above: Confirmations | None = Field(None, description="For amounts above every tier.")
+    tiers: Tiers | None = Field(
+        None,
+        description="All of them: they take the place of those before. By default up to 100 without confirmations; "
+        "in a project in BTC none.",
+    )
+    above: Confirmations | None = Field(None, description="For amounts above every tier. By default 1.")
     unconfirmed_cap: Cap = None
 
 
@@ -145,7 +144,7 @@ class ProjectChange(ProjectSettings):
     notification_url: WebUrl | None = Field(
         None, description="Also for events that wait; a URL that was disabled by a 410 works again."
     )
-    confirmation_policy: ConfirmationPolicyChange | None = None
+    confirmation_policy: ConfirmationPolicy | None = None
 
 
 class NewInvoice(Model):
