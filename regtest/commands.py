@@ -280,7 +280,7 @@ def _delete(directory: Path) -> None:
     """Remove what `up` has made but PostgreSQL's data, and the directory if nothing else is in it."""
     for made in ("bitcoind", "logs", "state"):
         shutil.rmtree(directory / made, ignore_errors=True)
-    for made in ("sink.jsonl", "state.json", "lock"):
+    for made in ("sink.jsonl", "state.json", "paywatch.toml", "lock"):
         (directory / made).unlink(missing_ok=True)
     if not any(directory.iterdir()):
         directory.rmdir()

@@ -28,6 +28,7 @@ DEFAULT_DIRECTORY = Path(".paywatch/regtest")
 DEFAULT_PORT = 8480
 DEFAULT_RATE = Decimal(50_000)
 
+SETTINGS = "paywatch.toml"
 RPC_USER = "paywatch"
 ROLES = ("watcher", "api", "notifier")
 READY_SECONDS = 60.0
@@ -101,7 +102,10 @@ class Environment:
         self._link_logs()
         self._change(up=Process.of(os.getpid()))
         await together(self._start_node(), self._start_database(), self._start_sink())
-        environment = await self._role_environment()
+        settings = await self._settings()
+        lines = (f"{name} = {json.dumps(value, ensure_ascii=False)}\n" for name, value in settings.items())
+        states.write_secret(self.directory / SETTINGS, "".join(lines))
+        environment = clean_environment() | {"PAYWATCH_CONFIG": str(self.directory / SETTINGS)}
         self._roles = {name: self._program(name, environment=environment) for name in ROLES}
         for name, role in self._roles.items():
             await role.start()
@@ -180,8 +184,9 @@ class Environment:
             role.refuse_dead()
         return await _answers(f"{self.state.api}/readyz")
 
-    async def _role_environment(self) -> dict[str, str]:
-        settings = {
+    async def _settings(self) -> dict[str, str]:
+        """Of the roles, and of whoever calls `paywatch` on this environment."""
+        return {
             "database_url": self.state.database,
             "state_directory": str(self.directory / "state"),
             "network": "regtest",
@@ -195,7 +200,6 @@ class Environment:
             "allow_http_targets": "true",
             "allow_targets": "127.0.0.0/8,::1/128",
         }
-        return clean_environment() | {f"PAYWATCH_{name.upper()}": value for name, value in settings.items()}
 
     async def _run(self, *arguments: str) -> str:
         """Run one verb of the command to its end; its output. Raises `Unavailable` with what it says."""

@@ -144,11 +144,16 @@ def read(directory: Path) -> State | None:
 
 def write(directory: Path, state: State) -> None:
     """Replace the file, whole or not at all."""
-    new = directory / "state.json.new"
+    write_secret(directory / "state.json", json.dumps(asdict(state), indent=1))
+
+
+def write_secret(path: Path, text: str) -> None:
+    """Replace a file that its owner alone may read, whole or not at all."""
+    new = path.with_name(f"{path.name}.new")
     new.unlink(missing_ok=True)
     with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
-        json.dump(asdict(state), file, indent=1)
-    new.replace(directory / "state.json")
+        file.write(text)
+    new.replace(path)
 
 
 def running_in(directory: Path) -> State:

@@ -6,6 +6,7 @@ The first signal (Ctrl-C, SIGTERM, a closed terminal) stops all of it in order, 
 import asyncio
 import contextlib
 import json
+import shlex
 import signal
 import sys
 from collections.abc import Awaitable
@@ -16,7 +17,7 @@ from pathlib import Path
 from regtest import state as states
 from regtest import story
 from regtest.bitcoind import Bitcoind, find_bitcoind
-from regtest.environment import Environment, Options, Report
+from regtest.environment import SETTINGS, Environment, Options, Report
 from regtest.state import State
 from regtest.supervisor import Supervisor
 from watcher.runtime.errors import PaywatchError
@@ -70,7 +71,8 @@ async def _run(options: Options, bitcoind: Bitcoind, report: Report, *, as_json:
     environment = Environment(options, bitcoind, previous, report)
     try:
         if await unless(stop, environment.start()):
-            print(json.dumps(environment.state.announcement()) if as_json else links(environment.state), flush=True)
+            state, settings = environment.state, environment.directory / SETTINGS
+            print(json.dumps(state.announcement()) if as_json else links(state, settings), flush=True)
             is_told = with_story if with_story is not None else previous is None and not as_json
             say = partial(print, file=sys.stderr if as_json else sys.stdout, flush=True)
             await _keep_running(environment, stop, report, say if is_told else None)
@@ -122,7 +124,7 @@ async def unless(event: asyncio.Event, work: Awaitable[None]) -> bool:
     return True
 
 
-def links(state: State) -> str:
+def links(state: State, settings: Path) -> str:
     """What a newcomer needs, for reading."""
     return f"""
 paywatch runs on regtest. Ctrl-C ends it; `paywatch regtest up` goes on where it was.
@@ -134,4 +136,5 @@ paywatch runs on regtest. Ctrl-C ends it; `paywatch regtest up` goes on where it
   database      {state.database}
 
 In another terminal: paywatch regtest status | mine | pay ID | reorg N | double-spend TXID | bump TXID
+For all other commands, such as paywatch doctor: export PAYWATCH_CONFIG={shlex.quote(str(settings))}
 """

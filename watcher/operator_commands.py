@@ -88,7 +88,7 @@ def _exception_text(told: dict[str, Any]) -> str:
     where = f"of {told['invoiceId']}" if told["invoiceId"] else f"on {told['address']}"
     test = ", test" if told["test"] else ""
     text = f"{told['id']}\n   {told['type']}: {told['btc']} BTC{worth} {where}, seen {told['firstSeenAt']}, "
-    text += f"{told['paymentState']} with {told['confirmations']} {'confirmation' if told['confirmations'] == 1 else 'confirmations'}{test}"
+    text += f"{told['paymentState']}, confirmations: {told['confirmations']}{test}"
     if told["resolution"]:
         text += f"\n   {told['resolution']} at {told['resolvedAt']} by {told['resolvedBy']}: {told['reason']}"
     return text

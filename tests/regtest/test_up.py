@@ -80,8 +80,15 @@ async def test_a_payment_is_told_to_the_sink(up):
 
 
 async def test_what_it_knows_is_for_the_owner_alone(up):
-    for name in ("state.json", "bitcoind/bitcoin.conf", "sink.jsonl"):
+    for name in ("state.json", "paywatch.toml", "bitcoind/bitcoin.conf", "sink.jsonl"):
         assert (up.directory / name).stat().st_mode & 0o077 == 0, name
+
+
+async def test_the_other_commands_work_on_it_by_its_settings(up):
+    settings = ("--config", str(up.directory / "paywatch.toml"))
+    assert (await paywatch("doctor", *settings)).code == 0
+    made = await paywatch("project", "create", "--name", "x", "--notification-url", up.links["sink"], *settings)
+    assert (made.code, made.errors) == (0, "")
 
 
 async def test_every_part_has_its_log(up):

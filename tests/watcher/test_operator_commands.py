@@ -56,7 +56,7 @@ async def test_exceptions_are_listed_and_resolved(world: World, run):
     assert text[1].startswith("   paid_unassigned: 0.00000500 BTC on address-15, seen ")
     assert text[2] == late_id
     assert text[3].startswith(f"   paid_late: 0.00150000 BTC (75.00 EUR) of {invoice_id}, seen ")
-    assert text[3].endswith(", confirmed with 3 confirmations")
+    assert text[3].endswith(", confirmed, confirmations: 3")
     assert text[4].startswith("   accepted at ")
     assert text[4].endswith(" by command line: the customer agrees")
 
