@@ -68,7 +68,7 @@ async def test_what_was_accepted_is_the_quote_with_its_evidence_until_it_holds_n
 
 
 async def test_a_currency_that_nobody_asked_for_has_no_rate(pool, accepted):
-    with pytest.raises(NoRate, match="not asked for USD"):
+    with pytest.raises(NoRate, match="never asked for USD"):
         await current_quote(MARKET, pool, "USD", NOW)
 
 

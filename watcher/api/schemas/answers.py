@@ -34,6 +34,14 @@ LABELS = "What else is true of it, beside its status; never taken away. " + "; "
     f"`{label}`: {meaning}" for label, meaning in MEANINGS.items()
 )
 
+PAYMENT_STATES = (
+    "confirmed: in a block; replaced, conflicted: another transaction in the mempool, in a block took its money; "
+    "evicted: it only left the mempool, and may come back."
+)
+ANOMALIES = (
+    "paid_late: after the expiry, to an EXPIRED invoice; paid_after_final: to one that was settled or cancelled."
+)
+
 
 class Listing(Model, Generic[Item]):
     """A page of a list."""
@@ -52,18 +60,18 @@ class ShownTier(Model):
 class ShownPolicy(Model):
     """How many confirmations an amount in the project's currency needs."""
 
-    tiers: list[ShownTier]
-    above: Confirmations
+    tiers: list[ShownTier] = Field(description="In ascending order: the first that is not below the amount holds.")
+    above: Confirmations = Field(description="For amounts above every tier.")
     unconfirmed_cap: Fiat | None = Field(description="In the project's currency; null: no limit.")
 
 
 class ShownTolerance(Model):
     """Differences from the amount due that settle an invoice all the same: the larger of satoshi and per cent."""
 
-    under_sat: Number
-    under_percent: Text
-    over_sat: Number
-    over_percent: Text
+    under_sat: Number = Field(description="In satoshi, so much may be missing.")
+    under_percent: Text = Field(description="In per cent of what is due, so much may be missing.")
+    over_sat: Number = Field(description="In satoshi, so much may be too much.")
+    over_percent: Text = Field(description="In per cent of what is due, so much may be too much.")
 
 
 class Project(Model):
@@ -72,7 +80,7 @@ class Project(Model):
     id: ProjectId
     name: Text
     mode: Literal["test", "live"]
-    currency: Currency
+    currency: Currency = Field(description="What the amounts of its policy are in.")
     notification_url: Text
     notification_url_status: Literal["active", "disabled"] = Field(
         description="disabled: it answered 410; its events wait until a URL is set again."
@@ -80,8 +88,8 @@ class Project(Model):
     descriptor: Text | None = Field(description="Shown to operators only: it tells all addresses that share it.")
     confirmation_policy: ShownPolicy
     tolerance: ShownTolerance
-    anomaly_confirmations: Number
-    eviction_limit_hours: Number
+    anomaly_confirmations: Number = Field(description="How deep money is that is reported as an anomaly.")
+    eviction_limit_hours: Number = Field(description="How long a payment that has only left the mempool still counts.")
     created_at: Time
 
 
@@ -109,23 +117,28 @@ class ReportLine(Model):
     """One booking to the project's confirmed money."""
 
     id: Text
-    at: Time
-    kind: Literal["confirmed", "reversed", "anomaly_accepted"]
+    at: Time = Field(description="Of the booking.")
+    kind: Literal["confirmed", "reversed", "anomaly_accepted"] = Field(
+        description="confirmed: the invoice became CONFIRMED; reversed: that was taken back, or waits again; "
+        "anomaly_accepted: held money was accepted."
+    )
     invoice_id: InvoiceId | None = Field(description="null: money that came to an address without an invoice.")
     reference: Text | None
-    btc: SignedBtc
+    btc: SignedBtc = Field(description="With a minus when it left the confirmed money.")
     currency: Currency | None = Field(description="Of the invoice; null when no rate is known for the money.")
     amount: SignedFiat | None = Field(
         description="At the rate that the invoice has locked; accepted money at that of its receipt. Rounded down."
     )
-    rate: Text | None
+    rate: Text | None = Field(
+        description="Units of the currency for one bitcoin; null for BTC, and where none is known."
+    )
     txids: list[Text] = Field(description="Of the payments; the newest 100 of an invoice.")
 
 
 class ReportTotal(Model):
     """The sum of the lines in one currency."""
 
-    currency: Currency | None
+    currency: Currency | None = Field(description="null: of lines without a known rate.")
     amount: SignedFiat | None
     btc: SignedBtc
 
@@ -150,21 +163,23 @@ class Payment(Model):
     txid: TxHash
     vout: Number
     btc: Btc
-    state: Literal["mempool", "confirmed", "replaced", "conflicted", "evicted"]
+    state: Literal["mempool", "confirmed", "replaced", "conflicted", "evicted"] = Field(description=PAYMENT_STATES)
     counted: Switch = Field(description="Whether it is part of paidBtc.")
     confirmations: Number
     block_height: Number | None
     block_hash: TxHash | None
-    first_seen_at: Time
+    first_seen_at: Time = Field(description="What decides whether it came in time.")
     gone_by: TxHash | None = Field(description="The transaction that took its money.")
-    anomaly: Text | None
+    anomaly: Text | None = Field(
+        description="As which it was reported: paid_late or paid_after_final; null: it was not."
+    )
     resolution: Resolution | None = Field(None, description="What an operator decided, where its money was held.")
 
 
 class RiskFactor(Model):
     """One thing that was looked at before the invoice was, or was not, accepted unconfirmed."""
 
-    name: Text
+    name: Text = Field(description="What was looked at, such as unconfirmed_parents.")
     value: Text | None = Field(description="null: not known.")
     verdict: RiskVerdict = Field(description="From ok to against, in the order of rising risk.")
     reason: Text = Field(description="In words.")
@@ -175,10 +190,10 @@ class RiskFactor(Model):
 class RateEvidence(Model):
     """What a source of rates said when the rate was made, and what became of it."""
 
-    source: Text
+    source: Text = Field(description="kraken, coinbase, bitstamp, url or fixed.")
     rate: Text | None = Field(description="null: it gave none.")
     at: Time | None = Field(description="Of when its price is, as far as is known.")
-    verdict: Verdict
+    verdict: Verdict = Field(description="Whether the rate was made of it, else why not.")
     detail: Text = Field(description="Why, in words.")
 
 
@@ -197,39 +212,41 @@ class Invoice(Model):
     reference: Text | None
     description: Text | None
     status: Status
-    reason: Reason
+    reason: Reason = Field(description="Why it has this status.")
     labels: list[Label] = Field(description=LABELS)
-    test: Switch
-    amount: Fiat
+    test: Switch = Field(description="It was made in test mode, and never changes the balance.")
+    amount: Fiat = Field(description="What was asked for, in the currency.")
     currency: Currency
     btc: Btc = Field(description="What is due, at the locked rate.")
-    paid_amount: Fiat
-    paid_btc: Btc
+    paid_amount: Fiat = Field(
+        description="paidBtc at the locked rate, rounded down; exactly the amount when what is due is paid."
+    )
+    paid_btc: Btc = Field(description="The sum of the payments that count.")
     remaining_btc: Btc = Field(description="Still to be paid; zero when what is missing is tolerated.")
-    tolerance_btc: ToleranceBtc
+    tolerance_btc: ToleranceBtc = Field(description="By the project's settings when the invoice was made.")
     rate: Text | None = Field(description="Units of the currency for one bitcoin; null for BTC.")
     rate_source: Text | None = Field(description="fixed, or the sources whose median it is.")
-    rate_at: Time | None
+    rate_at: Time | None = Field(description="When the rate was accepted; null for BTC.")
     rate_evidence: list[RateEvidence] = Field(description="What each source said; empty for a fixed rate and for BTC.")
-    address: Text
-    bip21: Text
-    payment_url: Text
-    redirect_url: Text | None
+    address: Text = Field(description="Where it is to be paid; of this invoice alone.")
+    bip21: Text = Field(description="Address and amount as a bitcoin: URI, for links and QR codes.")
+    payment_url: Text = Field(description="The page on which it can be paid.")
+    redirect_url: Text | None = Field(description="Where that page leads back to.")
     notification_url: Text | None = Field(description="null: the project's.")
     metadata: dict[str, Any]
     created_at: Time
-    expires_at: Time
-    confirmed_at: Time | None
+    expires_at: Time = Field(description="Payments that are first seen by then count.")
+    confirmed_at: Time | None = Field(description="When it became CONFIRMED for the first time.")
     confirmations: Number = Field(description="The fewest of the payments that count.")
     required_confirmations: Number = Field(
         description="Of the policy or the invoice itself; 0 becomes 1 when a risk factor raises it, and never falls."
     )
-    required_confirmations_reasons: list[Text]
+    required_confirmations_reasons: list[Text] = Field(description="In words.")
     risk_factors: list[RiskFactor] = Field(
         description="As weighed when the amount due was there; empty before, and where no confirmation was waived."
     )
     payments: list[Payment] = Field(description="The newest 90.")
-    payment_count: Number
+    payment_count: Number = Field(description="Of all payments, also those that do not count.")
 
 
 class InvoiceList(Listing[Invoice]):
@@ -241,7 +258,7 @@ class EventData(Invoice):
 
     event_id: EventId
     sequence: Number = Field(description="1, 2, 3 … per invoice.")
-    previous_status: Status
+    previous_status: Status = Field(description="Before this event.")
     invoice_id: InvoiceId
 
 
@@ -250,7 +267,7 @@ class AnomalyData(EventData):
 
     reason: Text  # type: ignore[assignment]
     paid_amount: Fiat | None  # type: ignore[assignment]
-    anomaly: Literal["paid_late", "paid_after_final"]
+    anomaly: Literal["paid_late", "paid_after_final"] = Field(description=ANOMALIES)
     payment: Payment
 
 
@@ -301,15 +318,15 @@ class Anomaly(Model):
     """An exception: a payment whose money is held until an operator decides about it."""
 
     id: Outpoint
-    state: Literal["open", "resolved"]
+    state: Literal["open", "resolved"] = Field(description="resolved: an operator has decided about it.")
     type: Literal["paid_late", "paid_after_final", "paid_unassigned", "overpaid", "underpaid"] = Field(
-        description="paid_unassigned: no invoice is known to have had the address, as after a restore from a backup. "
+        description=f"{ANOMALIES} paid_unassigned: no invoice is known to have had the address, as after a restore. "
         "overpaid, underpaid: all that was paid to an INVALID invoice."
     )
     project_id: ProjectId = Field(
         description="Of the invoice; without one, of the oldest project with the address's descriptor."
     )
-    invoice_id: InvoiceId | None
+    invoice_id: InvoiceId | None = Field(description="null: no invoice is known to have had the address.")
     address: Text
     descriptor_index: Number = Field(description="Of the address, in the project's descriptor.")
     txid: TxHash
@@ -317,7 +334,9 @@ class Anomaly(Model):
     btc: Btc
     confirmations: Number
     first_seen_at: Time
-    payment_state: Literal["mempool", "confirmed", "replaced", "conflicted", "evicted"]
+    payment_state: Literal["mempool", "confirmed", "replaced", "conflicted", "evicted"] = Field(
+        description=PAYMENT_STATES
+    )
     test: Switch = Field(description="Test money: it stays outside the balance, whatever is decided.")
     currency: Currency | None = Field(description="Of the invoice.")
     rate: Text | None = Field(description="Of the moment when it was received; null: none is known, or BTC.")
@@ -338,10 +357,10 @@ class OperatorAction(Model):
     id: Text
     at: Time
     actor: Text = Field(description="The id of an API key, or `command line`.")
-    action: Text
-    reason: Text
-    detail: dict[str, Any]
-    previous_hash: TxHash
+    action: Text = Field(description="What was done, such as resolve_anomaly.")
+    reason: Text = Field(description="As they gave it.")
+    detail: dict[str, Any] = Field(description="To what it was done; by the kind of action.")
+    previous_hash: TxHash = Field(description="The hash of the row before.")
     hash: TxHash = Field(description="SHA-256 over `previousHash` and all of the row.")
 
 
@@ -354,9 +373,9 @@ class TimelineLine(Model):
 
     id: Text
     at: Time
-    kind: Text
+    kind: Text = Field(description="What happened, for programs.")
     text: Text = Field(description="The line in words.")
-    detail: dict[str, Any]
+    detail: dict[str, Any] = Field(description="What the words say, for programs; by kind.")
 
 
 class Timeline(Listing[TimelineLine]):

@@ -90,10 +90,10 @@ class Tolerance(Model):
     In a change everything left out stays, in a new project it is 0.
     """
 
-    under_sat: Satoshi | None = Field(None, description="So much may be missing.")
-    under_percent: Percent | None = None
-    over_sat: Satoshi | None = Field(None, description="So much may be too much.")
-    over_percent: Percent | None = None
+    under_sat: Satoshi | None = Field(None, description="In satoshi, so much may be missing.")
+    under_percent: Percent | None = Field(None, description="In per cent of what is due, so much may be missing.")
+    over_sat: Satoshi | None = Field(None, description="In satoshi, so much may be too much.")
+    over_percent: Percent | None = Field(None, description="In per cent of what is due, so much may be too much.")
 
 
 AnomalyConfirmations = Annotated[
@@ -152,7 +152,7 @@ class NewInvoice(Model):
 
     project_id: ProjectId | None = Field(None, description="Needed with an operator's key.")
     amount: Amount
-    currency: Currency
+    currency: Currency = Field(description="Of the amount; BTC needs no rate.")
     reference: Annotated[Text, Field(max_length=200, pattern=NO_NUL)] | None = Field(
         None, description="Your own number for it; also the label that wallets show."
     )
@@ -200,7 +200,7 @@ class Decision(Model):
 class Page(Model):
     """A page of a list."""
 
-    limit: int = Field(50, ge=1, le=200)
+    limit: int = Field(50, ge=1, le=200, description="How many at the most.")
 
 
 class ProjectPage(Page):
@@ -230,9 +230,11 @@ class InvoicePage(Page):
     """Invoices, newest first."""
 
     cursor: InvoiceId | None = Field(None, description="nextCursor of the page before.")
-    project_id: ProjectId | None = None
-    status: Status | None = None
-    reference: Annotated[str, Field(max_length=200, pattern=NO_NUL)] | None = None
+    project_id: ProjectId | None = Field(None, description="Invoices of this project.")
+    status: Status | None = Field(None, description="Invoices in this status.")
+    reference: Annotated[str, Field(max_length=200, pattern=NO_NUL)] | None = Field(
+        None, description="Invoices with exactly this reference."
+    )
     label: Label | None = Field(None, description="Invoices that have this label.")
 
 
@@ -254,8 +256,8 @@ class AnomalyPage(Page):
     """Exceptions, newest first."""
 
     cursor: Outpoint | None = Field(None, description="nextCursor of the page before.")
-    project_id: ProjectId | None = None
-    invoice_id: InvoiceId | None = None
+    project_id: ProjectId | None = Field(None, description="Exceptions of this project.")
+    invoice_id: InvoiceId | None = Field(None, description="Exceptions of this invoice.")
     state: Literal["open", "resolved", "all"] = Field("open", description="open: nobody has decided about it.")
 
 
