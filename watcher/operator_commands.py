@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from watcher.command_line import Json, group, say
+from watcher.commands import flat
 from watcher.rules.types import Resolution
 from watcher.runtime.config import Settings
 from watcher.settings_flags import DATABASE, with_settings
@@ -188,7 +189,7 @@ def _actions(
             for row in await actions.page(pool, None, limit):
                 told = action(row)
                 text = f"{told['id']}  {told['at']}  {told['action']} by {told['actor']}: {told['reason']}"
-                detail = ", ".join(f"{name} {value}" for name, value in told["detail"].items())
+                detail = ", ".join(f"{name} {value}" for name, value in flat(told["detail"]).items())
                 say(told, f"{text}\n   {detail or '-'}\n   {told['hash']}", as_json)
 
     asyncio.run(tell())

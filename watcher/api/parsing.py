@@ -36,6 +36,8 @@ def json_object(raw: bytes) -> dict[str, Any]:
 
     Raises `Problem` 400 for what is no JSON object, 422 for text or numbers that cannot be stored.
     """
+    if not raw.strip():
+        raise bad_request("the body is empty: send a JSON object")
     try:
         value = json.loads(raw.decode(), parse_constant=_no_constant)
     except UnicodeDecodeError:
