@@ -149,10 +149,10 @@ def _readable(value: Any) -> str:
 
 
 def lines(document: Mapping[str, Any]) -> str:
-    """A line for each value, and for each element of a list."""
+    """A line for each value, and for each object of a list."""
     told: dict[str, str] = {}
     for name, value in document.items():
-        if isinstance(value, list) and value:
+        if isinstance(value, list) and value and isinstance(value[0], Mapping):
             told |= {f"{name}.{number}": _readable(element) for number, element in enumerate(value)}
         else:
             told |= flat({name: value})

@@ -245,6 +245,6 @@ def test_every_verb_has_its_help(group: str, verbs: str):
 def test_values_are_shown_as_one_reads_them():
     document = {"a": None, "b": True, "c": [], "d": [{"x": 1, "y": {"z": "q"}}, "s"], "e": {}, "f": {"g": False}}
     assert lines({"n": 1, "l": ["x", "y"], "p": [{"i": 1}, {"i": 2}], "e": []}).split("\n") == [
-        "n    1", "l.0  x", "l.1  y", "p.0  i 1", "p.1  i 2", "e    none",
+        "n    1", "l    x; y", "p.0  i 1", "p.1  i 2", "e    none",
     ]  # fmt: skip
     assert flat(document) == {"a": "-", "b": "yes", "c": "none", "d": "x 1, y.z q; s", "e": "none", "f.g": "no"}

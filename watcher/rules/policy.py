@@ -128,7 +128,8 @@ def requirement(
     merchant's own number for this invoice and goes before the policy.
     """
     if asked is not None:
-        return Requirement(asked, (f"the invoice asks for {_confirmations(asked)}",))
+        reason = f"asks for {_confirmations(asked)}" if asked else "asks to be accepted unconfirmed"
+        return Requirement(asked, (f"the invoice {reason}",))
     if project_currency == BTC and policy.is_default:
         return Requirement(1, ("the project is kept in BTC and has no tiers of its own: 1 confirmation",))
     if amount is None:

@@ -50,6 +50,13 @@ def test_text_that_cannot_be_stored_is_422_with_its_place(value, path):
     assert (caught.value.status, caught.value.members["errors"][0]["field"]) == (422, path)
 
 
+@pytest.mark.parametrize("raw", [b"", b" \n"])
+def test_an_empty_body_is_told_as_that(raw):
+    with pytest.raises(Problem) as caught:
+        json_object(raw)
+    assert (caught.value.status, caught.value.detail) == (400, "the body is empty: send a JSON object")
+
+
 def test_nesting_is_bounded():
     def nested(levels: int) -> bytes:
         return b'{"a":' + b"[" * (levels - 1) + b"]" * (levels - 1) + b"}"

@@ -84,7 +84,7 @@ def test_a_project_in_btc_has_its_own_tiers_or_one_confirmation() -> None:
         (DEFAULT, "EUR", "100.01", None, "100.01 EUR is above every tier: 1 confirmation"),
         (TIERS, "JPY", "4000", None, "4000 JPY is at most 5000: 3 confirmations"),
         (TIERS, "KWD", "9999", None, "9999.000 KWD is above every tier: 6 confirmations"),
-        (DEFAULT, "EUR", "20", 0, "the invoice asks for accepted unconfirmed"),
+        (DEFAULT, "EUR", "20", 0, "the invoice asks to be accepted unconfirmed"),
         (DEFAULT, "EUR", "20", 1, "the invoice asks for 1 confirmation"),
         (DEFAULT, "EUR", "20", 2, "the invoice asks for 2 confirmations"),
         (DEFAULT, "BTC", "20", None, "the project is kept in BTC and has no tiers of its own: 1 confirmation"),
