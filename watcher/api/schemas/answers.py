@@ -132,7 +132,7 @@ class ReportLine(Model):
     rate: Text | None = Field(
         description="Units of the currency for one bitcoin; null for BTC, and where none is known."
     )
-    txids: list[Text] = Field(description="Of the payments; the newest 100 of an invoice.")
+    txids: list[Text] = Field(description="Of the payments; the newest 90 of an invoice.")
 
 
 class ReportTotal(Model):
