@@ -228,7 +228,7 @@ class Invoice(Model):
     risk_factors: list[RiskFactor] = Field(
         description="As weighed when the amount due was there; empty before, and where no confirmation was waived."
     )
-    payments: list[Payment] = Field(description="The newest 90.")
+    payments: list[Payment] = Field(description="The newest 70.")
     payment_count: Number
 
 
