@@ -306,6 +306,14 @@ MUTANTS = (
         "anchor.height for anchor in anchors) + required - 1", "anchor.height for anchor in anchors) + required",
     ),
     Mutant(
+        "a flood is judged as if only its last payment had come", "invoice",
+        "passed_sat += sum(", "passed_sat = sum(",
+    ),
+    Mutant(
+        "what is too little is left out although every change is told", "invoice",
+        "(net and is_too_little", "(is_too_little",
+    ),
+    Mutant(
         "the oldest payments are shown", "payloads",
         "payments[-MAX_PAYMENTS_SHOWN:]", "payments[:MAX_PAYMENTS_SHOWN]",
     ),
