@@ -202,7 +202,10 @@ MUTANTS = (
         "money that is gone is an exception", "ledger",
         "return _is_booked(payment) and _is_held(", "return _is_held(",
     ),
-    Mutant("a judgement forgets what was decided", "invoice", ", resolution=payment.resolution", ""),
+    Mutant(
+        "a judgement forgets what was decided", "invoice",
+        "payment, judged=True, counted=counted", "payment, judged=True, resolution=None, counted=counted",
+    ),
     Mutant("a judgement forgets that it was cancelled", "invoice", ", cancelled_at=standing.cancelled_at", ""),
     Mutant(
         "a cancelled invoice waits for its expiry", "invoice",
