@@ -16,6 +16,7 @@ from tests.watcher.rules.build import (
     DUE,
     EXPIRY,
     Story,
+    a_measurement,
     ask,
     at,
     conflicted,
@@ -28,9 +29,10 @@ from tests.watcher.rules.build import (
     replaced,
     said,
     tellings,
+    was,
 )
 from watcher.rules.invoice import Step, settle
-from watcher.rules.types import FINAL, Payment, Standing, Status, Terms, TxFacts
+from watcher.rules.types import FINAL, Payment, Reason, Resolution, Standing, Status, Terms, TxFacts
 
 NEW = Standing()
 OVER = EXPIRY + 1
@@ -323,3 +325,13 @@ def test_each_of_several_is_told_while_it_is_too_little() -> None:
     told = [step.standing.paid_sat for step in settle(ask(0), NEW, parts, look(now=3))]
     assert sorted(set(told)) == [300, 600, 900]
     assert [step.standing.paid_sat for step in settle(ask(0), NEW, parts, look(now=3), net=True)] == [900]
+
+
+def test_what_is_known_of_a_payment_stays_when_it_is_judged_otherwise() -> None:
+    """What an operator has decided about it, and all other facts."""
+    [held] = settle(ask(), NEW, [pays(in_mempool("A"), 2 * DUE)], look())[-1].payments
+    facts = replace(held, resolution=Resolution.REFUNDED, anomaly="paid_late", reorged=True, measured=a_measurement())
+    gone = replace(facts, tx=replaced("A"))
+    [after] = settle(ask(), was(Status.INVALID, Reason.OVERPAID, 2 * DUE), [gone], look())[-1].payments
+    assert after == replace(gone, counted=False, in_closed_set=False)
+    assert held.counted
