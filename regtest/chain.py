@@ -20,7 +20,7 @@ from regtest.rpc import RPC_INVALID_ADDRESS_OR_KEY, Rpc, RpcError
 from regtest.wallet import COIN_SAT, Output, Wallet, btc, sat
 from watcher.runtime.errors import Rejected
 
-COINS = 60  # after `setup` on a new chain, and no fewer than FEWEST_COINS after any
+COINS = 120  # after `setup` on a new chain, and no fewer than FEWEST_COINS after any
 FEWEST_COINS = 50
 MATURITY_BLOCKS = 100
 

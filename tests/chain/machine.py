@@ -315,7 +315,11 @@ class Machine:
         url = self.ground.databases[name]
         sql = await self.cleaning.enter_async_context(open_pool(url, 2, f"{name}-oracle"))
         tables = await sql.fetchval(_TABLES)
-        await sql.execute(f"TRUNCATE {tables} RESTART IDENTITY")
+        # As a replica: what is append-only cannot be emptied by anybody else.
+        await sql.execute(
+            "SET session_replication_role = replica; "
+            f"TRUNCATE {tables} RESTART IDENTITY; RESET session_replication_role"
+        )
         project_id = await add_project(sql, [(script, bytes.fromhex(script)) for script in self.scripts])
         watcher = Watcher(name, self.node, url, sql, project_id)
         self.cleaning.push_async_callback(watcher.stop)

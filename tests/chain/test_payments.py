@@ -223,6 +223,7 @@ async def test_a_txid_that_a_third_party_has_changed_is_the_same_payment(followi
     assert await booked(following, invoice) == {"confirmed": DUE}
 
 
+@pytest.mark.scenario(44)
 async def test_a_payment_a_year_after_expiry_is_found_held_and_told(watching: Watching):
     invoice, address = await watching.invoice()
     await watching.pool.execute(

@@ -13,6 +13,7 @@ import pytest
 
 from regtest.wait import wait_for
 from tests.e2e.product import Product
+from watcher.store.descriptors import AHEAD
 
 OF_PAYMENT = "FROM payment y WHERE y.txid = tx.txid AND y.invoice_id = $1"
 
@@ -204,7 +205,14 @@ async def _restore(database: asyncpg.Connection, kept: dict[str, list[asyncpg.Re
 
 
 async def test_money_on_an_address_that_a_lost_database_gave_out(product: Product, database: asyncpg.Connection):
-    row = await database.fetchrow("SELECT id, descriptor, derived_count FROM descriptor ORDER BY id LIMIT 1")
+    row = await wait_for(
+        lambda: database.fetchrow(
+            "SELECT id, descriptor, derived_count FROM descriptor WHERE derived_count - next_index >= $1 "
+            "ORDER BY id LIMIT 1",
+            AHEAD // 2,
+        ),
+        20, "as many addresses as the watcher derives ahead: no more of them until the next invoice",
+    )  # fmt: skip
     index = row["derived_count"] + 7
     [address] = await product.chain.client.call("deriveaddresses", row["descriptor"], [index, index])
     await product.chain.pay(address, 12_345)

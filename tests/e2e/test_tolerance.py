@@ -79,7 +79,7 @@ async def test_at_expiry_the_limit_decides(tolerant: Product):
     short, enough = [await tolerant.invoice(SMALL, expiresIn=4) for _ in range(2)]
     await tolerant.pay(short, 49_499)
     await tolerant.pay(enough, 49_500)
-    await expect(tolerant, short, [status("UNDERPAID", 49_499), status("INVALID", 49_499)])
+    await expect(tolerant, short, [status("UNDERPAID", 49_499), status("INVALID", 49_499)], ["underpaid"])
     assert (await tolerant.get(short))["reason"] == "underpaid"
     assert tolerant.told(enough) == [status("CONFIRMED", 49_500)]
 
@@ -106,7 +106,8 @@ async def test_a_reorg_that_takes_a_part_leaves_what_is_still_tolerated(tolerant
         await tolerant.wait_told(invoice, 4)
         await tolerant.chain.mine(1)
     before = [status("UNCONFIRMED", 396_000), status("UNCONFIRMED", 399_000), status("CONFIRMED", 399_000)]
-    await expect(tolerant, invoice, before + [status(name, left_sat) for name in told])
+    labels = ["underpaid", "multiple", "double_spent", "reorged"]
+    await expect(tolerant, invoice, before + [status(name, left_sat) for name in told], labels)
     missing_sat = 0 if lost == "second" else 397_000
     assert (await tolerant.get(invoice))["remainingBtc"] == btc(missing_sat)
     report = await tolerant.call("GET", f"{project}/report?limit=200")

@@ -48,8 +48,8 @@ async def funded_chain(node: Node) -> AsyncIterator[Chain]:
 
 @pytest.fixture
 async def shop(pool, node, funded_chain, database_url) -> AsyncIterator[Audited]:
-    await funded_chain.mine()
     """In the end everything agrees, unless the test says what is to be left."""
+    await funded_chain.mine()
     async with auditing(pool, node, funded_chain, database_url) as shop:
         yield shop
         if not shop.left:

@@ -119,7 +119,7 @@ class ReportLine(Model):
         description="At the rate that the invoice has locked; accepted money at that of its receipt. Rounded down."
     )
     rate: Text | None
-    txids: list[Text] = Field(description="Of the payments; the newest 100 of an invoice.")
+    txids: list[Text] = Field(description="Of the payments; the newest 90 of an invoice.")
 
 
 class ReportTotal(Model):
