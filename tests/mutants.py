@@ -202,7 +202,10 @@ MUTANTS = (
         "money that is gone is an exception", "ledger",
         "return _is_booked(payment) and _is_held(", "return _is_held(",
     ),
-    Mutant("a judgement forgets what was decided", "invoice", ", resolution=payment.resolution", ""),
+    Mutant(
+        "a judgement forgets what was decided", "invoice",
+        "payment, judged=True, counted=counted", "payment, judged=True, resolution=None, counted=counted",
+    ),
     Mutant("a judgement forgets that it was cancelled", "invoice", ", cancelled_at=standing.cancelled_at", ""),
     Mutant(
         "a cancelled invoice waits for its expiry", "invoice",
@@ -304,6 +307,14 @@ MUTANTS = (
     Mutant(
         "a confirmation is promised a block late", "explain",
         "anchor.height for anchor in anchors) + required - 1", "anchor.height for anchor in anchors) + required",
+    ),
+    Mutant(
+        "a flood is judged as if only its last payment had come", "invoice",
+        "passed_sat += sum(", "passed_sat = sum(",
+    ),
+    Mutant(
+        "what is too little is left out although every change is told", "invoice",
+        "(net and is_too_little", "(is_too_little",
     ),
     Mutant(
         "the oldest payments are shown", "payloads",

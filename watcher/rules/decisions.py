@@ -55,7 +55,7 @@ class Setting:
 def decide(invoice: Invoice, setting: Setting) -> Decision:
     """Judge an invoice whose facts may have changed since it was judged last."""
     terms, moment = invoice.terms, setting.moment
-    steps = settle(terms, invoice.standing, invoice.payments, moment)
+    steps = settle(terms, invoice.standing, invoice.payments, moment, net=setting.tell_net)
     last, anomalies = report(terms, steps[-1], moment)
     telling = _Telling(invoice, setting)
     telling.requirement(last)

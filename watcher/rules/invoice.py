@@ -75,26 +75,44 @@ def judge(terms: Terms, standing: Standing, payments: Iterable[Payment], moment:
     ), confirmations)  # fmt: skip
 
 
-def settle(terms: Terms, standing: Standing, payments: Sequence[Payment], moment: Moment) -> list[Step]:
+def settle(
+    terms: Terms, standing: Standing, payments: Sequence[Payment], moment: Moment, *, net: bool = False
+) -> list[Step]:
     """The moments since the invoice was judged last, in order; the last one is its present.
 
     Payments that were not judged before come in with their block, coinbases when they are mature, in height order,
     and then those in the mempool in the order in which they were seen. What was known before takes part from the
-    first moment.
+    first moment. Moments at which a payment changes nothing are left out, and when only the `net` change is told those
+    as well at which it only makes less than what is due a little more: thousands of payments are judged at once.
     """
     steps: list[Step] = []
     known = {payment.key: payment for payment in payments if payment.judged}
     waiting = [payment for payment in payments if not payment.judged or _may_mature(terms, standing, payment)]
+    walked, passed_sat = None, 0
     for height, arrivals in _arrivals(waiting, moment.tip_height):
-        if known:
-            _walk(steps, terms, standing, known, _earlier(moment, height - 1))
+        before, at = _earlier(moment, height - 1), _earlier(moment, height)
+        if known and before != walked:
+            _walk(steps, terms, standing, known, before)
         for payment in arrivals:
             known.setdefault(payment.key, payment)
-        _walk(steps, terms, standing, known, _earlier(moment, height))
+        walked = at
+        if height > moment.tip_height:
+            last = steps[-1].standing if steps else standing
+            passed_sat += sum(payment.amount_sat for payment in arrivals)
+            is_too_little = last.paid_sat + passed_sat < terms.amount_due_sat - terms.tolerance_under_sat
+            if _is_too_late(last, arrivals) or (net and is_too_little and not last.set_closed):
+                continue
+        _walk(steps, terms, standing, known, at)
+        passed_sat = 0
     for payment in payments:
         known.setdefault(payment.key, payment)
     _walk(steps, terms, standing, known, moment)
     return steps
+
+
+def _is_too_late(standing: Standing, arrivals: Iterable[Payment]) -> bool:
+    """Whether payments that come into the mempool change nothing, since the set of those that count is closed."""
+    return standing.set_closed and not any(payment.in_closed_set for payment in arrivals)
 
 
 def _may_mature(terms: Terms, standing: Standing, payment: Payment) -> bool:
@@ -262,15 +280,22 @@ def _step(
     is_deep_enough = after.status is Status.CONFIRMED and confirmations >= required_confirmations(terms, after)
     closes = after.set_closed and (not before.set_closed or after.status in FINAL)
     return Step(after, tuple(
-        Payment(
-            payment.tx, payment.vout, payment.amount_sat, payment.coinbase, payment.first_seen_at,
-            judged=True, counted=payment.key in counting,
-            in_closed_set=payment.key in counting if closes else payment.in_closed_set,
-            confirmed_anchor_hash=_anchor_hash(payment) if is_deep_enough else payment.confirmed_anchor_hash,
-            anomaly=payment.anomaly, resolution=payment.resolution, reorged=payment.reorged,
-            measured=payment.measured,
+        _judged(
+            payment,
+            payment.key in counting,
+            payment.key in counting if closes else payment.in_closed_set,
+            _anchor_hash(payment) if is_deep_enough else payment.confirmed_anchor_hash,
         ) for payment in visible
     ))  # fmt: skip
+
+
+def _judged(payment: Payment, counted: bool, in_closed_set: bool, confirmed_anchor_hash: bytes | None) -> Payment:  # noqa: FBT001 - as they stand in it
+    before = payment.judged, payment.counted, payment.in_closed_set, payment.confirmed_anchor_hash
+    if before == (True, counted, in_closed_set, confirmed_anchor_hash):
+        return payment  # thousands may be judged at every step
+    return replace(
+        payment, judged=True, counted=counted, in_closed_set=in_closed_set, confirmed_anchor_hash=confirmed_anchor_hash
+    )
 
 
 def _anchor_hash(payment: Payment) -> bytes | None:

@@ -16,8 +16,8 @@ from watcher.rules.record import Invoice
 from watcher.rules.risk import Factor, reasons
 from watcher.rules.types import Payment, Status, Terms, TxState
 
-# Keeps an event's body below the 64 KiB that the outbox takes: a payment is some 400 bytes.
-MAX_PAYMENTS_SHOWN = 90
+# Keeps an event's body below the 64 KiB that the outbox takes: a payment is up to 500 bytes.
+MAX_PAYMENTS_SHOWN = 70
 
 EVENT_TYPES = {
     Status.NEW: "invoice.new",

@@ -4,6 +4,7 @@ Blocks are drawn above the tests as `100 - 101a - 102a`; a letter is a branch.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import permutations
 from random import Random
 
@@ -15,7 +16,9 @@ from tests.watcher.rules.build import (
     DUE,
     EXPIRY,
     Story,
+    a_measurement,
     ask,
+    at,
     conflicted,
     evicted,
     in_block,
@@ -26,9 +29,10 @@ from tests.watcher.rules.build import (
     replaced,
     said,
     tellings,
+    was,
 )
 from watcher.rules.invoice import Step, settle
-from watcher.rules.types import FINAL, Payment, Standing, Status, Terms, TxFacts
+from watcher.rules.types import FINAL, Payment, Reason, Resolution, Standing, Status, Terms, TxFacts
 
 NEW = Standing()
 OVER = EXPIRY + 1
@@ -291,3 +295,43 @@ def test_every_order_of_three_mempool_payments_ends_alike() -> None:
     facts = [pays(in_mempool("A"), 300, seen=1), pays(in_mempool("B"), 700, seen=2), pays(in_mempool("C"), seen=3)]
     ends = {said(settle(ask(0), NEW, order, look())[-1].standing) for order in permutations(facts)}
     assert ends == {"CONFIRMED 1000 accepted_unconfirmed"}
+
+
+def flood(count: int) -> list[Payment]:
+    """So many payments of one satoshi, each in a transaction of its own."""
+    return [pays(in_mempool(f"dust {number}"), 1) for number in range(count)]
+
+
+def test_a_flood_of_dust_at_the_end_of_an_outage_is_judged_at_once() -> None:
+    """One moment for all that is too little, one for what makes it enough, and one for the present."""
+    enough = pays(in_mempool("enough"), DUE - 500, seen=1)
+    more = pays(in_mempool("more"), 1, seen=2)
+    steps = settle(ask(0), NEW, [*flood(500), enough, more], look(now=3), net=True)
+    assert [said(step.standing) for step in steps] == [f"CONFIRMED {DUE} accepted_unconfirmed"] * 2
+    assert [sum(payment.counted for payment in step.payments) for step in steps] == [501, 501]
+
+
+def test_dust_that_comes_when_the_set_is_closed_is_judged_at_once() -> None:
+    """Also while every change is told: there is none."""
+    dust = [replace(one, first_seen_at=at(1)) for one in flood(500)]
+    steps = settle(ask(0), NEW, [pays(in_mempool("A")), *dust], look(now=3))
+    assert [said(step.standing) for step in steps] == [f"CONFIRMED {DUE} accepted_unconfirmed"] * 2
+    assert len(steps[-1].payments) == 501
+
+
+def test_each_of_several_is_told_while_it_is_too_little() -> None:
+    """Unless only the net change is."""
+    parts = [pays(in_mempool(name), 300, seen=seen) for seen, name in enumerate("ABC")]
+    told = [step.standing.paid_sat for step in settle(ask(0), NEW, parts, look(now=3))]
+    assert sorted(set(told)) == [300, 600, 900]
+    assert [step.standing.paid_sat for step in settle(ask(0), NEW, parts, look(now=3), net=True)] == [900]
+
+
+def test_what_is_known_of_a_payment_stays_when_it_is_judged_otherwise() -> None:
+    """What an operator has decided about it, and all other facts."""
+    [held] = settle(ask(), NEW, [pays(in_mempool("A"), 2 * DUE)], look())[-1].payments
+    facts = replace(held, resolution=Resolution.REFUNDED, anomaly="paid_late", reorged=True, measured=a_measurement())
+    gone = replace(facts, tx=replaced("A"))
+    [after] = settle(ask(), was(Status.INVALID, Reason.OVERPAID, 2 * DUE), [gone], look())[-1].payments
+    assert after == replace(gone, counted=False, in_closed_set=False)
+    assert held.counted

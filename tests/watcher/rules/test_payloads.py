@@ -26,6 +26,7 @@ from tests.watcher.rules.build import (
     replaced,
     was,
 )
+from watcher.rules.labels import Label
 from watcher.rules.payloads import (
     EVENT_TYPES,
     MAX_PAYMENTS_SHOWN,
@@ -40,7 +41,7 @@ from watcher.rules.payloads import (
 from watcher.rules.rates import Evidence, Verdict
 from watcher.rules.record import Invoice, Quote
 from watcher.rules.risk import Circumstances, Factor, RiskVerdict, assess
-from watcher.rules.types import Payment, Reason, Status, Terms, TxFacts
+from watcher.rules.types import Payment, Reason, Resolution, Status, Terms, TxFacts
 
 GOLDEN = Path(__file__).parent / "golden"
 BODY_BYTES_MAX = 65_536  # what the outbox takes
@@ -285,13 +286,23 @@ def test_an_invoice_has_the_least_confirmations_of_what_counts() -> None:
 def test_a_body_stays_below_the_bound_whatever_comes() -> None:
     """1,000 payments, and every text as long as the API takes it, in its longest spelling."""
     payments = tuple(
-        replace(pays(in_block(f"tx{number}", "100000a"), 21 * 10**14, vout=2**32 - 1), anomaly="paid_after_final")
+        replace(
+            pays(in_block(f"tx{number}", "100000a"), 21 * 10**14, vout=2**32 - 1), anomaly="paid_after_final",
+            resolution=Resolution.REFUNDED,
+        )
         for number in range(1000)
+    )  # fmt: skip
+    said = "it says " + "\N{MONEY BAG}" * 100
+    evidence = tuple(
+        Evidence(source, Decimal("81000.64000001"), at(-25), Verdict.TOO_OLD, said).document()
+        for source in ("kraken", "coinbase", "bitstamp", "url", "fixed")
     )
     invoice = an_invoice(
-        Status.INVALID, payments=payments, terms=Terms(21 * 10**14, at(0), 1),
-        reference="\N{HOT BEVERAGE}\ufe0f" * 100, description="\1" * 1000,
-        redirect_url="https://shop.example/" + "u" * 1979, notification_url="https://shop.example/" + "n" * 1979,
+        Status.INVALID, payments=payments, terms=Terms(21 * 10**14, at(0), 1), labels=tuple(Label),
+        quote=replace(QUOTE, source="kraken, coinbase, bitstamp, url, fixed", evidence=evidence),
+        payment_rates={payments[0].key: QUOTE.rate}, address="bcrt1p" + "q" * 58,
+        reference="\N{MONEY BAG}" * 200, description="\1" * 1000,
+        redirect_url="https://shop.example/" + "\\" * 1979, notification_url="https://shop.example/" + '"' * 1979,
         metadata={"text": "\1" * 680},
         required_reasons=("a sentence of usual length that says why it needs so many confirmations",) * 3,
         standing=replace(PAID[Status.INVALID], raised_to=1, factors=worst_factors()),

@@ -132,7 +132,7 @@ class ReportLine(Model):
     rate: Text | None = Field(
         description="Units of the currency for one bitcoin; null for BTC, and where none is known."
     )
-    txids: list[Text] = Field(description="Of the payments; the newest 90 of an invoice.")
+    txids: list[Text] = Field(description="Of the payments; the newest 70 of an invoice.")
 
 
 class ReportTotal(Model):
@@ -245,7 +245,7 @@ class Invoice(Model):
     risk_factors: list[RiskFactor] = Field(
         description="As weighed when the amount due was there; empty before, and where no confirmation was waived."
     )
-    payments: list[Payment] = Field(description="The newest 90.")
+    payments: list[Payment] = Field(description="The newest 70.")
     payment_count: Number = Field(description="Of all payments, also those that do not count.")
 
 
