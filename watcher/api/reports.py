@@ -12,7 +12,7 @@ from watcher.api.errors import not_found, unprocessable
 from watcher.api.schemas.requests import Nothing, ReportPage
 from watcher.api.tables import Table, csv_text, harmless
 from watcher.rules.report import Line
-from watcher.runtime.db import Pool
+from watcher.runtime.db import Connection, Pool
 from watcher.store import projects, reports
 from watcher.store.reports import Range
 
@@ -28,12 +28,11 @@ async def report(call: Call[Nothing, ReportPage]) -> Answer:
     that ended before that.
     """
     wanted = await _range(call)
-    lines = await reports.lines(call.context.pool, wanted, call.query.limit)
-    if lines is None:
-        raise unprocessable([("cursor", "give the nextCursor of the answer before, as it was")])
-    totals = None
-    if call.query.cursor is None:
-        totals = await _totals(call.context.pool, wanted)
+    async with call.snapshot() as connection:
+        lines = await reports.lines(connection, wanted, call.query.limit)
+        if lines is None:
+            raise unprocessable([("cursor", "give the nextCursor of the answer before, as it was")])
+        totals = await _totals(connection, wanted) if call.query.cursor is None else None
     document = documents.listing([documents.report_line(line) for line in lines], call.query.limit)
     return Answer(200, document | {"totals": totals})
 
@@ -53,10 +52,10 @@ async def _range(call: Call[Nothing, ReportPage]) -> Range:
     return Range(call.id, query.from_, query.to, None if query.cursor is None else int(query.cursor))
 
 
-async def _batches(pool: Pool, wanted: Range, *, only_worth: bool = False) -> AsyncIterator[list[Line]]:
+async def _batches(connection: Connection, wanted: Range, *, only_worth: bool = False) -> AsyncIterator[list[Line]]:
     """All lines, so many at once; nothing is locked meanwhile, since what is booked never changes."""
     while True:
-        lines = await reports.lines(pool, wanted, LINES_AT_ONCE, only_worth=only_worth)
+        lines = await reports.lines(connection, wanted, LINES_AT_ONCE, only_worth=only_worth)
         assert lines is not None
         yield lines
         if len(lines) < LINES_AT_ONCE:
@@ -83,9 +82,9 @@ class _Sum:
     amount_sat: int = 0
 
 
-async def _totals(pool: Pool, wanted: Range) -> dict[str, Any]:
+async def _totals(connection: Connection, wanted: Range) -> dict[str, Any]:
     sums: defaultdict[str | None, _Sum] = defaultdict(_Sum)
-    async for lines in _batches(pool, wanted, only_worth=True):
+    async for lines in _batches(connection, wanted, only_worth=True):
         for line in lines:
             total = sums[line.currency]
             total.amount += line.amount or 0
