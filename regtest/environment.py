@@ -102,10 +102,7 @@ class Environment:
         self._link_logs()
         self._change(up=Process.of(os.getpid()))
         await together(self._start_node(), self._start_database(), self._start_sink())
-        settings = await self._settings()
-        lines = (f"{name} = {json.dumps(value, ensure_ascii=False)}\n" for name, value in settings.items())
-        states.write_secret(self.directory / SETTINGS, "".join(lines))
-        environment = clean_environment() | {"PAYWATCH_CONFIG": str(self.directory / SETTINGS)}
+        environment = await self._role_environment()
         self._roles = {name: self._program(name, environment=environment) for name in ROLES}
         for name, role in self._roles.items():
             await role.start()
@@ -183,6 +180,13 @@ class Environment:
         for role in self._roles.values():
             role.refuse_dead()
         return await _answers(f"{self.state.api}/readyz")
+
+    async def _role_environment(self) -> dict[str, str]:
+        """What names the file with the settings of now, which is written anew."""
+        settings = await self._settings()
+        lines = (f"{name} = {json.dumps(value, ensure_ascii=False)}\n" for name, value in settings.items())
+        states.write_secret(self.directory / SETTINGS, "".join(lines))
+        return clean_environment() | {"PAYWATCH_CONFIG": str(self.directory / SETTINGS)}
 
     async def _settings(self) -> dict[str, str]:
         """Of the roles, and of whoever calls `paywatch` on this environment."""

@@ -34,11 +34,11 @@ async def add_project(pool: Pool, addresses: list[tuple[str, bytes]], url: str =
 
 async def add_invoice(
     pool: Pool, project_id: str, due_sat: int, *, expires_in: int = 900, confirmations: int = 0, test: bool = False,
-    cap_sat: int | None = None,
+    cap_sat: int | None = None, now: datetime | None = None,
 ) -> str:  # fmt: skip
     """An invoice at the fixed rate of 50,000 per BTC, on the project's next address; its id."""
     invoice_id = new_id("inv")
-    now = datetime.now(UTC).replace(microsecond=0)
+    now = (now or datetime.now(UTC)).replace(microsecond=0)
     expires_at = now + timedelta(seconds=expires_in)
     quote_id = await pool.fetchval(
         "INSERT INTO quote (currency, rate, source, quoted_at) VALUES ('EUR', 50000, 'fixed', $1) RETURNING id",

@@ -31,9 +31,8 @@ class StagedEnvironment(Environment):
         """Make the watcher that is started next one with the settings of now."""
         self._roles["watcher"] = self._program("watcher", environment=await self._role_environment())
 
-    async def _role_environment(self) -> dict[str, str]:
-        settings = {f"PAYWATCH_{name.upper()}": value for name, value in self.settings.items()}
-        return await super()._role_environment() | settings
+    async def _settings(self) -> dict[str, str]:
+        return await super()._settings() | self.settings
 
 
 @dataclass

@@ -177,8 +177,8 @@ async def test_all_that_is_due_is_judged_however_much_it_is(world: World):
 
 
 async def test_expiry_needs_a_complete_look_that_began_when_the_last_second_was_over(world: World):
-    invoice = await world.invoice(expires_in=900)
-    partly = await world.invoice(expires_in=900)
+    invoice = await world.invoice(expires_in=900, now=world.now)
+    partly = await world.invoice(expires_in=900, now=world.now)
     world.send(await world.tx("A", (partly, 1)))
     await world.look()
     world.wait(seconds=900)  # `expires_at` itself is the last second in time
