@@ -42,13 +42,6 @@ BEGIN
     USING ERRCODE = 'integrity_constraint_violation', HINT = 'what is wrong is put right by a new entry';
 END
 $$;
-CREATE FUNCTION public.refuse_judgement_change() RETURNS trigger
-    LANGUAGE plpgsql
-    AS $$
-BEGIN
-  RAISE EXCEPTION 'rows of judgement are never changed or deleted' USING ERRCODE = 'restrict_violation';
-END
-$$;
 CREATE TABLE public.address (
     script_pubkey bytea NOT NULL,
     descriptor_id bigint NOT NULL,
@@ -594,7 +587,7 @@ CREATE INDEX tx_anchor ON public.tx USING btree (anchor_height) WHERE (anchor_he
 CREATE INDEX tx_conflict ON public.tx USING btree (conflict_height) WHERE (conflict_height IS NOT NULL);
 CREATE INDEX tx_input_outpoint ON public.tx_input USING btree (outpoint);
 CREATE INDEX tx_open ON public.tx USING btree (txid) WHERE (state = ANY (ARRAY['mempool'::text, 'replaced'::text, 'evicted'::text]));
-CREATE TRIGGER judgement_is_append_only BEFORE DELETE OR UPDATE ON public.judgement FOR EACH ROW EXECUTE FUNCTION public.refuse_judgement_change();
+CREATE TRIGGER judgement_is_append_only BEFORE DELETE OR UPDATE OR TRUNCATE ON public.judgement FOR EACH STATEMENT EXECUTE FUNCTION public.refuse_change();
 CREATE TRIGGER ledger_is_immutable BEFORE DELETE OR UPDATE OR TRUNCATE ON public.ledger_entry FOR EACH STATEMENT EXECUTE FUNCTION public.refuse_change();
 CREATE TRIGGER operator_action_chain BEFORE INSERT ON public.operator_action FOR EACH ROW EXECUTE FUNCTION public.chain_operator_action();
 CREATE TRIGGER operator_action_is_immutable BEFORE DELETE OR UPDATE OR TRUNCATE ON public.operator_action FOR EACH STATEMENT EXECUTE FUNCTION public.refuse_change();

@@ -10,7 +10,6 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from regtest.bitcoind import Bitcoind
 from regtest.chain import Chain
 from regtest.node import Node
 from regtest.postgres import Postgres
@@ -23,14 +22,6 @@ from watcher.runtime import migrate
 from watcher.runtime.db import Pool
 
 pytestmark = pytest.mark.regtest
-
-
-@pytest.fixture(scope="module")
-async def node(bitcoind: Bitcoind, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Node]:
-    running = Node(bitcoind, tmp_path_factory.mktemp("node"))
-    await running.start()
-    yield running
-    await running.kill()
 
 
 @pytest.fixture(scope="module")

@@ -31,21 +31,6 @@ pytestmark = pytest.mark.regtest
 OTHER_ADDRESS = "(SELECT script_pubkey FROM address WHERE index = 24)"
 
 
-@pytest.fixture(scope="module")
-async def node(bitcoind: Bitcoind, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Node]:
-    running = Node(bitcoind, tmp_path_factory.mktemp("node"))
-    await running.start()
-    yield running
-    await running.kill()
-
-
-@pytest.fixture(scope="module")
-async def funded_chain(node: Node) -> AsyncIterator[Chain]:
-    async with Chain(node.client, bitcoind=node.bitcoind) as acting:
-        await acting.setup()
-        yield acting
-
-
 @pytest.fixture
 async def shop(pool, node, funded_chain, database_url) -> AsyncIterator[Audited]:
     """In the end everything agrees, unless the test says what is to be left."""

@@ -5,7 +5,6 @@ from collections.abc import AsyncIterator
 import pytest
 
 from regtest.bitcoind import Bitcoind
-from regtest.chain import Chain
 from regtest.node import Node
 from tests.watcher.auditing import Audited, auditing
 from watcher.bitcoind.decode import from_hex, to_hex
@@ -31,13 +30,6 @@ async def node(
     await running.start()
     yield running
     await running.kill()
-
-
-@pytest.fixture(scope="module")
-async def funded_chain(node: Node) -> AsyncIterator[Chain]:
-    async with Chain(node.client, bitcoind=node.bitcoind) as acting:
-        await acting.setup()
-        yield acting
 
 
 @pytest.fixture

@@ -9,13 +9,8 @@ CREATE TABLE judgement (                              -- append-only
   PRIMARY KEY (invoice_id, id)
 );
 
-CREATE FUNCTION refuse_judgement_change() RETURNS trigger LANGUAGE plpgsql AS $$
-BEGIN
-  RAISE EXCEPTION 'rows of judgement are never changed or deleted' USING ERRCODE = 'restrict_violation';
-END
-$$;
-CREATE TRIGGER judgement_is_append_only BEFORE UPDATE OR DELETE ON judgement
-  FOR EACH ROW EXECUTE FUNCTION refuse_judgement_change();
+CREATE TRIGGER judgement_is_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON judgement
+  FOR EACH STATEMENT EXECUTE FUNCTION refuse_change();
 
 -- Digests of the facts that were written down last; NULL: never, or what was judged of it was set otherwise since.
 ALTER TABLE invoice ADD noted bytea CHECK (octet_length(noted) = 16);
