@@ -108,7 +108,7 @@ class Environment:
             await role.start()
             self.note(name)
         await wait_for(self._is_ready, READY_SECONDS, f"{self.state.api}/readyz")
-        self._change(ready=True)
+        self._change(ready=True, sign_in_link=await self._sign_in_link())
 
     async def stop(self) -> None:
         """Stop everything in order: who uses a thing before the thing."""
@@ -187,6 +187,14 @@ class Environment:
         lines = (f"{name} = {json.dumps(value, ensure_ascii=False)}\n" for name, value in settings.items())
         states.write_secret(self.directory / SETTINGS, "".join(lines))
         return clean_environment() | {"PAYWATCH_CONFIG": str(self.directory / SETTINGS)}
+
+    async def _sign_in_link(self) -> str:
+        """For the first account of the console; empty when there is one."""
+        invited = await self._run(
+            "account", "invite", "--operator", "--first", "--api-port", str(self.state.api_port), "--json"
+        )
+        link: str | None = json.loads(invited)["link"]
+        return link or ""
 
     async def _settings(self) -> dict[str, str]:
         """Of the roles, and of whoever calls `paywatch` on this environment."""

@@ -129,6 +129,7 @@ def links(state: State, settings: Path) -> str:
     return f"""
 paywatch runs on regtest. Ctrl-C ends it; `paywatch regtest up` goes on where it was.
 
+  console       {state.sign_in_link or state.api}{"   makes your account; it works once" if state.sign_in_link else ""}
   API           {state.api}/api/v1   described at {state.api}/docs
   operator key  {state.operator_key}
   webhook sink  {state.sink}/hook   what it received: {state.sink}/requests

@@ -184,7 +184,10 @@ def _record(new: invoices.NewInvoice, created: invoices.Created, url: str | None
 async def show_all(call: Call[Nothing, InvoicePage]) -> Answer:
     """Invoices, newest first."""
     query = call.query
-    wanted = invoices.Filter(call.scope(query.project_id), query.status, query.reference, query.cursor, query.label)
+    wanted = invoices.Filter(
+        call.scope(query.project_id), query.status, query.reference, query.cursor, query.label, query.test,
+        query.search,
+    )  # fmt: skip
     async with call.snapshot() as connection:
         ids = await invoices.page(connection, wanted, query.limit)
         items = await _documents(call, connection, ids)

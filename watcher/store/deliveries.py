@@ -40,6 +40,14 @@ async def find(connection: Connection, delivery_id: str) -> Row | None:
     return await connection.fetchrow(_SELECT + "WHERE d.id = $1", delivery_id)
 
 
+async def project_of(connection: Connection, delivery_id: str) -> str | None:
+    """The project whose delivery it is."""
+    project_id: str | None = await connection.fetchval(
+        "SELECT e.project_id FROM delivery d JOIN event e ON e.id = d.event_id WHERE d.id = $1", delivery_id
+    )
+    return project_id
+
+
 async def attempts(connection: Connection, delivery_ids: Sequence[str]) -> dict[str, list[Row]]:
     """The POSTs made for these deliveries, in order."""
     found: dict[str, list[Row]] = {delivery_id: [] for delivery_id in delivery_ids}

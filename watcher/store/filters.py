@@ -13,5 +13,5 @@ def where(conditions: Mapping[str, Any]) -> tuple[str, list[Any]]:
     The keys become part of the statement: they are constants of the caller, never input.
     """
     given = {text: value for text, value in conditions.items() if value is not None}
-    clause = " AND ".join(f"{text} ${number}" for number, text in enumerate(given, 1))
+    clause = " AND ".join(f"{text} (${number})" for number, text in enumerate(given, 1))
     return f"WHERE {clause}" if clause else "", list(given.values())

@@ -5,4 +5,4 @@ from watcher.store.filters import where
 
 def test_only_what_is_given_restricts():
     assert where({"a =": None, "b <": None}) == ("", [])
-    assert where({"a =": 0, "b <": None, "c =": "x"}) == ("WHERE a = $1 AND c = $2", [0, "x"])
+    assert where({"a =": 0, "b <": None, "c =": "x"}) == ("WHERE a = ($1) AND c = ($2)", [0, "x"])
