@@ -35,6 +35,7 @@ WORDS = {
     "not-confirmed": "The endpoint did not take the notification: the invoice is still Created. Its answer is below.",
     "cancelled": "The invoice was cancelled.",
     "sent-again": "The notification is sent again.",
+    "decided": "It is decided, and kept with your reason.",
     "mode-live": "The project is live: only a full payment confirms an invoice.",
     "mode-test": "The project is in test mode: new invoices are tests.",
 }

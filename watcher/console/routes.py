@@ -2,7 +2,7 @@
 
 from aiohttp import web
 
-from watcher.console import invoice, payments, projects, sign_in
+from watcher.console import exceptions, health, invoice, notifications, payments, projects, sign_in
 from watcher.console.visits import Visit, public, see, signed_in
 
 
@@ -28,6 +28,10 @@ _SIGNED_IN = (
     ("GET", "/projects/{id}", payments.show),
     ("GET", "/projects/{id}/invoices/new", payments.show_new),
     ("POST", "/projects/{id}/invoices/new", payments.create),
+    ("GET", "/projects/{id}/notifications", notifications.show),
+    ("GET", "/projects/{id}/exceptions", exceptions.show),
+    ("POST", "/projects/{id}/exceptions/{payment}", exceptions.resolve),
+    ("GET", "/health", health.show),
     ("GET", "/invoices/{id}", invoice.show),
     ("POST", "/invoices/{id}/confirm", invoice.confirm),
     ("POST", "/invoices/{id}/cancel", invoice.cancel),

@@ -115,9 +115,10 @@ async def form_of(request: web.Request) -> dict[str, str]:
     return {name: text.strip() for name, text in fields.items() if isinstance(text, str) and text.strip()}
 
 
-def see(path: str, done: str = "") -> web.HTTPSeeOther:
+def see(path: str, done: str = "") -> web.Response:
     """After a form was taken: go to this page, which may say what was `done`."""
-    return web.HTTPSeeOther(f"{path}?done={quote(done)}" if done else path)
+    location = f"{path}?done={quote(done)}" if done else path
+    return web.Response(status=HTTPStatus.SEE_OTHER, headers={"Location": location})
 
 
 def signed_in(handler: Handler) -> Answerer:
@@ -129,7 +130,7 @@ def signed_in(handler: Handler) -> Answerer:
         account = await accounts.of_session(context.pool, request.cookies.get(COOKIE, ""), datetime.now(UTC))
         if account is None:
             if request.method == "GET":
-                return web.HTTPSeeOther(f"/sign-in?next={quote(request.path_qs, safe='')}")
+                return see(f"/sign-in?next={quote(request.path_qs, safe='')}")
             raise Problem(401, "You are not signed in any more. Sign in, and do it once more.")
         return await handler(Visit(request, context, account))
 
@@ -144,8 +145,6 @@ def public(handler: Answerer) -> Answerer:
         try:
             _refuse_forged(request)
             return await handler(request)
-        except web.HTTPSeeOther as there:
-            return there
         except Exception as error:  # noqa: BLE001 (problem_of logs what it does not know)
             return error_page(problem_of(error))
 
