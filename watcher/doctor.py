@@ -3,7 +3,7 @@
 What rests on a thing that failed is not asked. The settings themselves are checked before we come here.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,12 +18,14 @@ from watcher.rules.pruning import Pruning
 from watcher.runtime import migrate
 from watcher.runtime.config import Settings
 from watcher.runtime.db import Connection, connect
-from watcher.runtime.errors import PaywatchError
-from watcher.store import chain, gaps, rates
+from watcher.runtime.errors import Misconfigured, PaywatchError
+from watcher.runtime.sealing import Keyring
+from watcher.store import chain, gaps, rates, webhook_secrets
 from watcher.store.descriptors import counters
 
 SEE_HEALTH = "docs/operate.md, Health, says of each state what to do"
 
+WRONG_SHOWN_MAX = 3  # of many things that are wrong in the same way
 OLDEST_POSTGRES = 140000  # server_version_num: 14 is the oldest that gets updates
 
 
@@ -76,6 +78,27 @@ async def _gaps(connection: Connection, limit: int) -> Finding:
     return Finding("gaps", longest <= limit, detail, hint)
 
 
+async def _secrets(connection: Connection, settings: Settings) -> Finding:
+    """Whether all webhook secrets are encrypted, and open."""
+    try:
+        ring = Keyring.required(settings)
+    except Misconfigured as error:
+        return _failed("secrets", error)
+    wrong = await webhook_secrets.unopenable(connection, ring)
+    found = await webhook_secrets.counts(connection)
+    older = sum(count for key_id, count in found.items() if key_id != ring.key_ids[0].hex())
+    detail = f"all {sum(found.values())} webhook secrets open with encryption_keys"
+    detail += f", {older} of them not with the first: `paywatch db upgrade`" if older else ""
+    hint = "docs/operate.md, The encryption key, says what to do; `paywatch db upgrade` encrypts what is not encrypted"
+    return Finding("secrets", not wrong, _first_of(wrong) or detail, hint)
+
+
+def _first_of(wrong: Sequence[str]) -> str:
+    """The first few, and how many more there are."""
+    more = len(wrong) - WRONG_SHOWN_MAX
+    return "; ".join(wrong[:WRONG_SHOWN_MAX]) + (f"; and {more} more" if more > 0 else "")
+
+
 async def _database(settings: Settings) -> AsyncIterator[Finding]:
     try:
         connection = await connect(settings.database_url, "paywatch-doctor")
@@ -91,6 +114,7 @@ async def _database(settings: Settings) -> AsyncIterator[Finding]:
             yield Finding("schema", ok=True, detail="is what this program needs")
             yield await _watcher(connection)
             yield await _gaps(connection, settings.gap_limit)
+            yield await _secrets(connection, settings)
         except PaywatchError as error:
             yield _failed("schema", error)
     finally:

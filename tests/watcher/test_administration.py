@@ -17,7 +17,7 @@ async def test_a_migrated_database_misses_nothing(settings):
     status = await administration.schema_status(settings)
     assert status.applied[0] == "0001_initial"
     assert status.missing == []
-    assert await administration.upgrade_schema(settings) == []
+    assert await administration.upgrade(settings) == administration.Upgrade([], 0, [])
 
 
 async def test_a_key_of_a_project_is_for_that_project(settings, pool):
