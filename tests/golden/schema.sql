@@ -386,8 +386,7 @@ CREATE TABLE public.project_secret (
     created_at timestamp with time zone NOT NULL,
     CONSTRAINT project_secret_id_check CHECK ((id ~ '^sec_[0-9A-HJKMNP-TV-Z]{26}$'::text)),
     CONSTRAINT project_secret_one_form CHECK ((num_nonnulls(secret, sealed) = 1)),
-    CONSTRAINT project_secret_sealed_check CHECK ((octet_length(sealed) > 32)),
-    CONSTRAINT project_secret_secret_check CHECK ((secret ~~ 'whsec\_%'::text))
+    CONSTRAINT project_secret_sealed_check CHECK ((octet_length(sealed) > 32))
 );
 CREATE TABLE public.quote (
     id bigint NOT NULL,

@@ -57,15 +57,15 @@ async def readyz(request: web.Request) -> web.Response:
 
 
 async def _checks(pool: Pool, settings: Settings) -> list[Check]:
-    """Database, schema, watcher, webhook secrets, rates; none behind one that failed can be asked."""
+    """Database, schema, webhook secrets, watcher, rates; none behind one that failed can be asked."""
     checks: list[Check] = []
     try:
         await pool.fetchval("SELECT 1")
         checks.append(Check("database", ok=True, detail="answers"))
         await migrate.check(pool)
         checks.append(Check("schema", ok=True, detail="is the one that this program needs"))
-        checks.append(await _watcher(pool, settings.reorg_limit_blocks))
         checks.append(await _secrets(pool, settings))
+        checks.append(await _watcher(pool, settings.reorg_limit_blocks))
         if settings.has_market_rates:
             checks.append(_rates(await rates.every(pool), datetime.now(UTC)))
     except PASSING_ERRORS:

@@ -15,5 +15,6 @@ ALTER TABLE project_secret
   ALTER id SET NOT NULL,
   ALTER created_at SET NOT NULL,
   ADD UNIQUE (id),
+  DROP CONSTRAINT project_secret_secret_check,        -- of the text in clear
   ADD CONSTRAINT project_secret_one_form CHECK (num_nonnulls(secret, sealed) = 1),
   ADD CONSTRAINT project_secret_is_sealed CHECK (secret IS NULL) NOT VALID;  -- holds for whatever is written from now on

@@ -15,7 +15,7 @@ import structlog
 SECRET = re.compile(
     r"whsec_[A-Za-z0-9+/=_-]+"
     r"|pw_[a-z]+_[A-Za-z0-9_-]{20,}"
-    r"|(?<![A-Za-z0-9+/])[A-Za-z0-9+/]{43}=(?![A-Za-z0-9+/=])"  # 32 bytes in base64: encryption keys
+    r"|[A-Za-z0-9+/]{43}=(?![A-Za-z0-9+/=])"  # 32 bytes in base64, whatever stands before: encryption keys
     r"|(?<=://)[^/@\s:]+:[^/@\s]+(?=@)"
 )
 

@@ -80,4 +80,6 @@ def test_where_keys_are_required_it_is_said_how_to_make_one():
         Keyring.required(Settings(database_url="x"))
     assert refused.value.exit_code == 78
     assert "`openssl rand -base64 32`" in refused.value.hint
-    assert Keyring.required(Settings(database_url="x", encryption_keys=(OLD, NEW))).key_ids == Keyring([OLD, NEW]).key_ids
+    assert (
+        Keyring.required(Settings(database_url="x", encryption_keys=(OLD, NEW))).key_ids == Keyring([OLD, NEW]).key_ids
+    )
