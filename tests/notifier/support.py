@@ -322,7 +322,7 @@ sys.exit(main(load({})))
 class Process:
     """A notifier process, configured as an operator would, its log in a file."""
 
-    def __init__(self, directory: Path, database_url: str, **changes: Any) -> None:
+    def __init__(self, directory: Path, database_url: str, *, time_zone: str = "UTC", **changes: Any) -> None:
         values = {
             "allow_http_targets": "true", "allow_targets": ",".join(LOOPBACK), "encryption_keys": ENCRYPTION_KEY,
             **changes,
@@ -330,6 +330,7 @@ class Process:
         environment = {
             "PATH": os.environ["PATH"],
             "PYTHONPATH": str(ROOT),
+            "TZ": time_zone,
             "PAYWATCH_DATABASE_URL": database_url,
             **{f"PAYWATCH_{name.upper()}": str(value) for name, value in values.items()},
         }

@@ -256,7 +256,8 @@ def test_encryption_keys_are_of_lines_or_between_commas(tmp_path: Path):
 
 
 WRONG_KEYS = [
-    KEYS[0][:-1], KEYS[0] + "=", "A" + KEYS[0], base64.b64encode(b"x" * 31).decode(), base64.b64encode(b"x" * 33).decode(),
+    KEYS[0][:-1], KEYS[0] + "=", "A" + KEYS[0],
+    base64.b64encode(b"x" * 31).decode(), base64.b64encode(b"x" * 33).decode(),
     "a passphrase", "schl\u00fcssel", bytes(32).hex(), f"{KEYS[1]} {KEYS[2]}",
 ]  # fmt: skip
 

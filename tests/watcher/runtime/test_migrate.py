@@ -121,7 +121,8 @@ async def test_rows_of_before_are_brought_along(empty_url: str):
     assert (invoice["anomaly_confirmations"], invoice["eviction_limit_hours"], invoice["labels"]) == (7, 5, ["test"])
     assert list(check_log(await actions.chain_after(connection, 0, 10), await actions.end(connection))) == []
     secrets = await connection.fetch(
-        "SELECT s.*, p.created_at = s.created_at AS is_as_old FROM project_secret s JOIN project p ON p.id = s.project_id"
+        "SELECT s.*, p.created_at = s.created_at AS is_as_old "
+        "FROM project_secret s JOIN project p ON p.id = s.project_id"
     )
     assert len({row["id"] for row in secrets}) == 4
     for row in secrets:
