@@ -121,6 +121,14 @@ async def test_what_no_key_opens_stays_as_it_is_and_is_told(pool, project_id):
     assert await opened(pool, project_id, third) == {made.id: secret}
 
 
+async def test_a_lost_key_is_made_good_by_a_new_secret_without_grace(pool, project_id):
+    await add_secret(pool, project_id, 1, "whsec_lost")
+    ring = Keyring([OTHER_KEY])
+    made, secret = await webhook_secrets.create(pool, project_id, ring)
+    assert await webhook_secrets.unopenable(pool, ring) == []
+    assert await opened(pool, project_id, ring) == {made.id: secret}
+
+
 async def test_secrets_in_clear_are_sealed_and_need_a_key(pool, project_id):
     await pool.execute("ALTER TABLE project_secret DROP CONSTRAINT project_secret_is_sealed")
     await add_secret(pool, project_id, 1, "whsec_sealed")
