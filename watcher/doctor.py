@@ -43,8 +43,8 @@ async def examine(settings: Settings) -> AsyncIterator[Finding]:
     """Look at everything, in the order in which one thing rests on another."""
     yield Finding("settings", ok=True, detail="are complete and valid")
     yield _state(settings.state_directory)
-    for part in (_database(settings), _node(settings), _pruning(settings), _second_node(settings), _rates(settings)):
-        async for finding in part:
+    for part in (_database, _secrets, _node, _pruning, _second_node, _rates):
+        async for finding in part(settings):
             yield finding
             if not finding.ok:
                 break
@@ -78,19 +78,30 @@ async def _gaps(connection: Connection, limit: int) -> Finding:
     return Finding("gaps", longest <= limit, detail, hint)
 
 
-async def _secrets(connection: Connection, settings: Settings) -> Finding:
-    """Whether all webhook secrets are encrypted, and open."""
+async def _secrets(settings: Settings) -> AsyncIterator[Finding]:
+    """Whether there is a key, and every webhook secret opens; only the first when the database failed above."""
     try:
         ring = Keyring.required(settings)
     except Misconfigured as error:
-        return _failed("secrets", error)
-    wrong = await webhook_secrets.unopenable(connection, ring)
-    found = await webhook_secrets.counts(connection)
+        yield _failed("secrets", error)
+        return
+    try:
+        connection = await connect(settings.database_url, "paywatch-doctor")
+    except PaywatchError:
+        return
+    try:
+        await migrate.check(connection)
+        wrong = await webhook_secrets.unopenable(connection, ring)
+        found = await webhook_secrets.counts(connection)
+    except PaywatchError:
+        return
+    finally:
+        await connection.close()
     older = sum(count for key_id, count in found.items() if key_id != ring.key_ids[0].hex())
     detail = f"all {sum(found.values())} webhook secrets open with encryption_keys"
     detail += f", {older} of them not with the first: `paywatch db upgrade`" if older else ""
     hint = "docs/operate.md, The encryption key, says what to do; `paywatch db upgrade` encrypts what is not encrypted"
-    return Finding("secrets", not wrong, _first_of(wrong) or detail, hint)
+    yield Finding("secrets", not wrong, _first_of(wrong) or detail, hint)
 
 
 def _first_of(wrong: Sequence[str]) -> str:
@@ -114,7 +125,6 @@ async def _database(settings: Settings) -> AsyncIterator[Finding]:
             yield Finding("schema", ok=True, detail="is what this program needs")
             yield await _watcher(connection)
             yield await _gaps(connection, settings.gap_limit)
-            yield await _secrets(connection, settings)
         except PaywatchError as error:
             yield _failed("schema", error)
     finally:

@@ -37,6 +37,9 @@ class _Redacted:
 
 def _crashed(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     """What nobody has caught ends the process, and is told as a line like any other."""
+    if not issubclass(kind, Exception):  # Ctrl-C
+        sys.__excepthook__(kind, error, trace)
+        return
     structlog.get_logger().critical("crashed", exc_info=(kind, error, trace))
 
 

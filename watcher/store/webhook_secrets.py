@@ -62,10 +62,9 @@ async def create(
 
 
 _DELETE_ENDED = """
-DELETE FROM project_secret s WHERE s.project_id = $1 AND s.expires_at IS NOT NULL AND (
-  s.expires_at <= now() OR s.key_number NOT IN (
-    SELECT o.key_number FROM project_secret o WHERE o.project_id = $1 AND o.expires_at > now()
-    ORDER BY o.key_number DESC LIMIT $2))
+DELETE FROM project_secret s WHERE s.project_id = $1 AND s.expires_at IS NOT NULL AND s.key_number NOT IN (
+  SELECT o.key_number FROM project_secret o WHERE o.project_id = $1 AND o.expires_at > now()
+  ORDER BY o.key_number DESC LIMIT $2)
 """
 
 
