@@ -80,6 +80,7 @@ class State:
     database: str = ""
     operator_key: str = ""
     sign_in_link: str = ""  # makes the first account of the console; empty once there is one
+    encryption_key: str = ""
     bitcoind: str = ""
     version: str = ""
     ready: bool = False
