@@ -36,6 +36,8 @@ WORDS = {
     "cancelled": "The invoice was cancelled.",
     "sent-again": "The notification is sent again.",
     "decided": "It is decided, and kept with your reason.",
+    "saved": "The settings are saved. Open invoices keep the terms they were made with.",
+    "revoked": "It is revoked, and good for nothing any more.",
     "mode-live": "The project is live: only a full payment confirms an invoice.",
     "mode-test": "The project is in test mode: new invoices are tests.",
 }

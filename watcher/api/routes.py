@@ -1,8 +1,9 @@
 """The table of all calls below `/api/v1`: the server, the OpenAPI document and `/docs` are made from it."""
 
-from watcher.api import anomalies, deliveries, events, invoices, operators, projects, reports, webhook_secrets
+from watcher.api import anomalies, api_keys, deliveries, events, invoices, operators, projects, reports, webhook_secrets
 from watcher.api.dispatch import Route
 from watcher.api.schemas import answers, requests
+from watcher.api.schemas import api_keys as key_schemas
 from watcher.api.schemas import webhook_secrets as secret_schemas
 
 BASE = "/api/v1"
@@ -37,6 +38,15 @@ ROUTES = (
     Route(
         "POST", "/webhook-secrets/{id}/revoke", webhook_secrets.revoke, "Revoke an old webhook secret",
         secret_schemas.WebhookSecret, body=secret_schemas.Revocation, also=(409,),
+    ),
+    Route(
+        "POST", "/projects/{id}/api-keys", api_keys.create, "Make another key of a project",
+        key_schemas.CreatedApiKey, body=key_schemas.KeyChange, status=201, also=(409,),
+    ),
+    Route("GET", "/projects/{id}/api-keys", api_keys.show_all, "List a project's keys", key_schemas.ApiKeyList),
+    Route(
+        "POST", "/api-keys/{id}/revoke", api_keys.revoke, "Revoke a project's key", key_schemas.ApiKey,
+        body=key_schemas.KeyChange,
     ),
     Route(
         "POST", "/invoices", invoices.create, "Make an invoice", answers.Invoice,

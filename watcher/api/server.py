@@ -72,10 +72,15 @@ async def _observed(request: web.Request, handler: Handler) -> web.StreamRespons
     _requests.labels(route, method, response.status).inc()
     _duration.labels(route).observe(seconds)
     log.info(
-        "http.request", method=method, path=request.path, status=response.status,
+        "http.request", method=method, path=_path(request, route), status=response.status,
         duration_ms=round(seconds * 1000, 1), key_id=request.get(KEY_ID),
     )  # fmt: skip
     return response
+
+
+def _path(request: web.Request, route: str) -> str:
+    """The path; that of a link that makes an account is a secret."""
+    return route if "token" in request.match_info else request.path
 
 
 def _route(request: web.Request) -> str:

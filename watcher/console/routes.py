@@ -2,7 +2,7 @@
 
 from aiohttp import web
 
-from watcher.console import exceptions, health, invoice, notifications, payments, projects, sign_in
+from watcher.console import exceptions, health, invoice, notifications, payments, projects, settings, sign_in
 from watcher.console.visits import Visit, public, see, signed_in
 
 
@@ -31,6 +31,12 @@ _SIGNED_IN = (
     ("GET", "/projects/{id}/notifications", notifications.show),
     ("GET", "/projects/{id}/exceptions", exceptions.show),
     ("POST", "/projects/{id}/exceptions/{payment}", exceptions.resolve),
+    ("GET", "/projects/{id}/settings", settings.show),
+    ("POST", "/projects/{id}/settings", settings.change),
+    ("POST", "/projects/{id}/keys", settings.make_key),
+    ("POST", "/projects/{id}/keys/{other}/revoke", settings.revoke_key),
+    ("POST", "/projects/{id}/secrets", settings.rotate_secret),
+    ("POST", "/projects/{id}/secrets/{other}/revoke", settings.revoke_secret),
     ("GET", "/health", health.show),
     ("GET", "/invoices/{id}", invoice.show),
     ("POST", "/invoices/{id}/confirm", invoice.confirm),

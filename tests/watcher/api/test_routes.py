@@ -12,6 +12,9 @@ GET /projects/{id}/report
 POST /projects/{id}/webhook-secrets
 GET /projects/{id}/webhook-secrets
 POST /webhook-secrets/{id}/revoke
+POST /projects/{id}/api-keys
+GET /projects/{id}/api-keys
+POST /api-keys/{id}/revoke
 POST /invoices
 GET /invoices
 GET /invoices/{id}

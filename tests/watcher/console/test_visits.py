@@ -18,7 +18,11 @@ async def places(shop, pool) -> dict[str, str]:
 
 def filled(path: str, places: dict[str, str]) -> str:
     collection = path.split("/")[1]
-    return path.replace("{id}", places.get(collection, "")).replace("{payment}", "a1" * 32 + ":0")
+    return (
+        path.replace("{id}", places.get(collection, ""))
+        .replace("{payment}", "a1" * 32 + ":0")
+        .replace("{other}", "key_01M7WQ6HTQY71YCHXQZN66ZEXZ")
+    )
 
 
 OWN = [(method, path) for method, path, _ in _SIGNED_IN if "{id}" in path]
