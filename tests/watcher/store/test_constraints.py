@@ -91,6 +91,20 @@ DELIVERY = [
     "delivered_at = now()",
     "state = 'dead'",
     "dead_reason = 'because'",
+    "crash_count = -1",
+    "state = 'cancelled'",
+    "cancel_reason = 'because'",
+]
+ENDPOINT = [
+    "url = ''",
+    "status = 'gone'",
+    "status = 'disabled'",
+    "disabled_reason = 'gone'",
+    "status = 'disabled', disabled_reason = 'because'",
+    "max_in_flight = 0",
+    "consecutive_failures = -1",
+    "warned = true",
+    "ramp = 0",
 ]
 TEST_CONFIRMATION = [
     "event_id = 'evt'",
@@ -111,7 +125,8 @@ OPERATOR_LOG = ["singleton = false", "last_hash = '\\x00'"]
 QUOTE = ["currency = 'eur'", "rate = 0", "held_until = quoted_at - interval '1 ms'"]
 RATE = ["currency = 'EURO'", "quote_id = NULL", "reason = 'none'"]
 ILLEGAL = {
-    "invoice": INVOICE, "tx": TX, "payment": PAYMENT, "delivery": DELIVERY, "test_confirmation": TEST_CONFIRMATION,
+    "invoice": INVOICE, "tx": TX, "payment": PAYMENT, "delivery": DELIVERY, "endpoint": ENDPOINT,
+    "test_confirmation": TEST_CONFIRMATION,
     "judgement": JUDGEMENT,
     "quote": QUOTE, "rate": RATE, "operator_log": OPERATOR_LOG,
 }  # fmt: skip
