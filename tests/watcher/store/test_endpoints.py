@@ -7,6 +7,7 @@ import pytest
 from notifier.rules.delivery import DISABLED_REASONS
 from notifier.store import Store
 from tests.notifier.support import Shop
+from tests.notifier.test_store import until_waiting_for_a_lock
 from watcher.api.schemas.endpoints import DisabledReason
 from watcher.runtime.db import Pool
 from watcher.store import endpoints, projects
@@ -52,8 +53,8 @@ async def test_only_what_waits_is_made_due(shop: Shop):
     assert {id_: await shop.delivery(id_) for id_ in before} == before
 
 
-async def test_enabling_waits_for_no_endpoint_that_a_recorder_has_locked_first(shop: Shop):
-    """A recorder locks deliveries and then the endpoint, and so does whoever retires: neither can be in a circle."""
+async def test_retiring_and_recording_take_locks_in_the_same_order(shop: Shop):
+    """Deliveries first, then the endpoint."""
     number = await shop.endpoint(URL)
     delivery_id = await shop.deliver(number)
     async with shop.pool.acquire() as recorder, shop.pool.acquire() as operator:
@@ -62,6 +63,7 @@ async def test_enabling_waits_for_no_endpoint_that_a_recorder_has_locked_first(s
         await retiring.start()
         await recorder.execute("SELECT FROM delivery WHERE id = $1 FOR UPDATE", delivery_id)
         work = asyncio.create_task(endpoints.retire(operator, number, "moved"))
+        await until_waiting_for_a_lock(shop)
         await recorder.execute("SELECT FROM endpoint WHERE id = $1 FOR NO KEY UPDATE", number)
         await recording.commit()
         assert await work == 1
