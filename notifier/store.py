@@ -116,7 +116,7 @@ LEFT JOIN claimed c ON true LEFT JOIN event v ON v.id = c.event_id
 # The rows of these results, locked in the order of their ids so that two recorders never wait in a circle. The
 # endpoint is read without a lock: whoever finds it healthy and has a success needs none.
 _ROWS = """
-SELECT r.token, d.lease_token IS NOT DISTINCT FROM r.token AS is_ours, d.state, d.endpoint_id, d.attempts, e.url,
+SELECT r.token, d.lease_token IS NOT DISTINCT FROM r.token AS is_ours, d.state, d.endpoint_id, d.attempts, e.url, e.project_id,
   e.consecutive_failures > 0 OR e.failing_since IS NOT NULL OR e.ramp IS NOT NULL AS is_ailing, now() AS now,
   CASE WHEN r.outcome = $3 THEN (
     SELECT count(*) FROM attempt a WHERE a.delivery_id = d.id AND a.outcome = $3 AND NOT a.late)
@@ -230,7 +230,6 @@ class Delivery:
     event_type: str
     invoice_id: str
     endpoint_id: int
-    project_id: str
     lease_token: UUID
     message: Message
 
@@ -253,13 +252,14 @@ class Result:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """What a result became, and what it made of the endpoint that people should know.
+    """What a result became, and what it made of the project's endpoint that people should know.
 
     `decision` is None when it came late: the lease was lost. Then there may be a `late_step`, or nothing has changed.
     """
 
     result: Result
     decision: Decision | None
+    project_id: str
     news: News | None = None
     late_step: Step | None = None
 
@@ -348,9 +348,7 @@ class Store:
 
 def _delivery(row: Row) -> Delivery:
     message = Message(row["url"], row["event_id"], row["body"], tuple(row["secrets"]), row["attempts"])
-    return Delivery(
-        row["id"], row["type"], row["invoice_id"], row["endpoint_id"], row["project_id"], row["lease_token"], message
-    )
+    return Delivery(row["id"], row["type"], row["invoice_id"], row["endpoint_id"], row["lease_token"], message)
 
 
 async def _rows(connection: Connection, results: Sequence[Result]) -> dict[UUID, Row]:
@@ -394,7 +392,9 @@ def _judge(
     for result in results:
         row = rows[result.delivery.lease_token]
         if not row["is_ours"]:
-            records.append(Record(result, None, late_step=late_step(result.answer, State(row["state"]))))
+            records.append(
+                Record(result, None, row["project_id"], late_step=late_step(result.answer, State(row["state"])))
+            )
             continue
         endpoint_id = row["endpoint_id"]
         before = endpoints.get(endpoint_id, HEALTHY)
@@ -410,7 +410,8 @@ def _judge(
         is_about_it = endpoint_id in endpoints and row["url"] == result.delivery.message.url
         if is_about_it:
             endpoints[endpoint_id] = decision.endpoint
-        records.append(Record(result, decision, news(before, decision.endpoint) if is_about_it else None))
+        told = news(before, decision.endpoint) if is_about_it else None
+        records.append(Record(result, decision, row["project_id"], told))
     return records
 
 

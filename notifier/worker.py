@@ -188,16 +188,15 @@ def _report(record: Record) -> None:
             line.error("delivery.attempt", dead_reason=decision.dead_reason)
         case _:
             line.warning("delivery.attempt", next_attempt_at=decision.next_attempt_at.isoformat())
-    _report_endpoint(delivery, decision.endpoint, record.news)
+    if record.news is not None:
+        _report_endpoint(record, decision.endpoint, record.news)
 
 
-def _report_endpoint(delivery: Delivery, endpoint: Endpoint, news: News | None) -> None:
+def _report_endpoint(record: Record, endpoint: Endpoint, news: News) -> None:
     """Say once that an endpoint fails, or is disabled. Its URL may hold a token: it is named by its number."""
-    if news is None:
-        return
     line = log.bind(
-        endpoint_id=numbered_id("end", delivery.endpoint_id),
-        project_id=delivery.project_id,
+        endpoint_id=numbered_id("end", record.result.delivery.endpoint_id),
+        project_id=record.project_id,
         failing_since=endpoint.failing_since and endpoint.failing_since.isoformat(),
     )
     match news:
