@@ -116,7 +116,8 @@ LEFT JOIN claimed c ON true LEFT JOIN event v ON v.id = c.event_id
 # The rows of these results, locked in the order of their ids so that two recorders never wait in a circle. The
 # endpoint is read without a lock: whoever finds it healthy and has a success needs none.
 _ROWS = """
-SELECT r.token, d.lease_token IS NOT DISTINCT FROM r.token AS is_ours, d.state, d.endpoint_id, d.attempts, e.url, e.project_id,
+SELECT r.token, d.lease_token IS NOT DISTINCT FROM r.token AS is_ours, d.state, d.endpoint_id, d.attempts, e.url,
+  e.project_id,
   e.consecutive_failures > 0 OR e.failing_since IS NOT NULL OR e.ramp IS NOT NULL AS is_ailing, now() AS now,
   CASE WHEN r.outcome = $3 THEN (
     SELECT count(*) FROM attempt a WHERE a.delivery_id = d.id AND a.outcome = $3 AND NOT a.late)
