@@ -11,6 +11,7 @@ from notifier.client import Client, open_client
 from notifier.confirmation import Confirmations
 from notifier.doorbell import Doorbell, listen
 from notifier.guard import Guard
+from notifier.slots import POSTS_PER_SLOT, Slots
 from notifier.store import Store
 from notifier.worker import Worker
 from watcher.runtime import log as logging
@@ -61,7 +62,8 @@ def _client(settings: Settings) -> AbstractAsyncContextManager[Client]:
 async def _run(settings: Settings, pool: Pool, client: Client, stop: asyncio.Event) -> None:
     lease_seconds = settings.delivery_timeout_seconds + LEASE_MARGIN_SECONDS
     doorbell = Doorbell()
-    worker = Worker(Store(pool, lease_seconds), client, doorbell, settings.delivery_slots, random.random)
+    slots = Slots(settings.delivery_slots, POSTS_PER_SLOT * settings.delivery_slots)
+    worker = Worker(Store(pool, lease_seconds), client, doorbell, slots, random.random)
     confirmations = Confirmations(pool, client, doorbell, lease_seconds)
     async with asyncio.TaskGroup() as around:
         listening = around.create_task(listen(settings.database_url, doorbell))
