@@ -74,7 +74,7 @@ class Worker:
         try:
             await self._release_late()
         except Transient as error:
-            log.error("stopped.with_claims", error=error.message)  # they are sent after their lease
+            log.warning("release.failed", error=error.message)  # they are sent when their leases have ended
 
     async def _fill_slots(self, group: asyncio.TaskGroup) -> None:
         """Claim until there is no room or every endpoint with work was looked at, beginning at the cursor."""
