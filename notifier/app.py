@@ -9,9 +9,11 @@ from datetime import UTC, datetime
 import structlog
 
 from notifier.client import Client, open_client
+from notifier.clock import watch_clock
 from notifier.confirmation import Confirmations
 from notifier.doorbell import Doorbell, listen
 from notifier.guard import Guard
+from notifier.retention import keep_log_short
 from notifier.slots import POSTS_PER_SLOT, Slots
 from notifier.store import Store
 from notifier.worker import Worker
@@ -78,6 +80,8 @@ async def _run(settings: Settings, pool: Pool, client: Client, stop: asyncio.Eve
         async with asyncio.TaskGroup() as group:
             group.create_task(worker.run(stop))
             group.create_task(confirmations.run(stop))
+            group.create_task(watch_clock(pool, client.now, stop))
+            group.create_task(keep_log_short(pool, settings.delivery_log_days, stop))
             log.info("notifier.started", slots=settings.delivery_slots)
             await stop.wait()
             doorbell.ring()

@@ -21,6 +21,9 @@ OLDEST_PENDING_SECONDS = Gauge(
 )
 LATE = Counter("paywatch_notification_late_results_total", "Answers that came after the lease was lost.")
 REAPED = Counter("paywatch_notification_leases_expired_total", "Deliveries taken back from a notifier that ended.")
+CLOCK_AHEAD_SECONDS = Gauge(
+    "paywatch_notifier_clock_ahead_seconds", "How far the notifier's clock is ahead of the database's."
+)
 CLAIM_CONFLICTS = Counter("paywatch_notification_claim_conflicts_total", "Claims repeated after a race.")
 
 
