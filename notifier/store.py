@@ -128,8 +128,8 @@ WITH result AS MATERIALIZED (
     (delivery_id, number, started_at, duration_ms, outcome, http_status, error, response_head, late)
   SELECT delivery_id, number, started_at, duration_ms, outcome, http_status, error, response_head, state IS NULL
   FROM result r
-  WHERE state IS NOT NULL OR NOT EXISTS (
-    SELECT FROM attempt a
+  WHERE state IS NOT NULL OR 0 = (  -- NOT EXISTS may become a hash of the whole log
+    SELECT count(*) FROM attempt a
     WHERE a.delivery_id = r.delivery_id AND a.number = r.number AND a.started_at = r.started_at)
 ), finished AS (
   UPDATE delivery d
