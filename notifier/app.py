@@ -97,7 +97,7 @@ def _posts_max(slots: int) -> int:
         resource.setrlimit(resource.RLIMIT_NOFILE, (granted, granted))
     files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = POSTS_PER_SLOT * slots
-    return wanted if files == resource.RLIM_INFINITY else min(wanted, files - FILES_BESIDE_POSTS)
+    return wanted if files == resource.RLIM_INFINITY else max(1, min(wanted, files - FILES_BESIDE_POSTS))
 
 
 async def _end_hanging(pool: Pool, stop: asyncio.Event, seconds: float) -> None:

@@ -24,7 +24,7 @@ class Slots:
 
     def __init__(self, size: int, posts_max: int) -> None:
         self._size = size
-        self._posts_max = max(size, posts_max)
+        self._posts_max = posts_max
         self._waiting: deque[tuple[float, Delivery]] = deque()  # by the time at which their claim began
         self._holding: set[str] = set()  # deliveries whose POST has a slot
         self._posting = 0  # POSTs under way, with a slot or without

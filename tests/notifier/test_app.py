@@ -3,6 +3,8 @@
 import asyncio
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
@@ -17,7 +19,7 @@ from notifier.store import Store
 from regtest.postgres import Postgres
 from regtest.process import children
 from regtest.wait import free_port, wait_for
-from tests.notifier.support import Process, Shop, Sink, gated, notifier, process, sink
+from tests.notifier.support import ROOT, Process, Shop, Sink, gated, notifier, process, sink
 from watcher.runtime import migrate
 from watcher.runtime.db import open_pool
 
@@ -278,6 +280,18 @@ async def test_sigterm_ends_it_although_the_database_is_frozen(own_server: Postg
             await shop.make_due()
             await shop.until_all("delivered", 20)
         assert set(receiver.ids()) == set(await event_ids(shop))
+
+
+@pytest.mark.parametrize(("files", "slots", "posts"), [(10_000, 64, 1024), (512, 64, 312), (100, 64, 1)])
+def test_no_more_posts_than_files_may_be_open(files: int, slots: int, posts: int):
+    program = f"""
+import resource
+from notifier.app import _posts_max
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, {files}))
+print(_posts_max({slots}), resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+"""
+    told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT).stdout
+    assert told.split() == [str(posts), str(files)]
 
 
 async def exit_of(directory: Path, database_url: str, **changes: str) -> tuple[int, str]:

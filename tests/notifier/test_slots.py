@@ -62,6 +62,12 @@ def test_few_slots_are_all_used(size: int):
         assert room > 0
 
 
+def test_fewer_posts_than_slots_may_be_allowed():
+    slots = Slots(4, 2)
+    slots.add(some(slots.room(0)), 0)
+    assert (len(begin(slots)), slots.room(0)) == (2, 0)
+
+
 def test_they_begin_in_the_order_of_their_claims():
     slots = Slots(2, 64)
     first, second = some(3), some(1)
@@ -146,9 +152,3 @@ def test_nothing_begins_once_it_is_closed():
     slots.close()
     slots.end(begun[0], 0.1)
     assert (slots.take(0), slots.room(0), slots.late(0)) == (None, 0, waiting[2:])
-
-
-def test_there_is_room_for_as_many_posts_as_slots():
-    slots = Slots(4, 2)
-    slots.add(some(4), 0)
-    assert len(begin(slots)) == 4
