@@ -229,7 +229,7 @@ async def _with_listen_dead(bench: Bench, endpoint_ids: list[int], running: Proc
 
 
 async def _beside_one_that_hangs(bench: Bench) -> list[Row]:
-    """The time for nine healthy endpoints, without and with one that hangs and has 2,000 older deliveries."""
+    """Default settings: the time for nine healthy endpoints, without and with one that hangs and has 2,000 older."""
     alone, beside = [], []
     for _ in range(ROUNDS):
         for hangs, seconds in ((0, alone), (1, beside)):
@@ -238,7 +238,7 @@ async def _beside_one_that_hangs(bench: Bench) -> list[Row]:
             if hangs:
                 await bench.deliver(await bench.endpoints("hang/one", 1), 2_000)
             await bench.deliver(healthy, 1_800)
-            async with bench.notifier(16, timeout_seconds=5):
+            async with bench.notifier():
                 await bench.all_delivered(healthy)
             times = [at for path, _, at in await bench.arrivals() if "healthy" in path]
             seconds.append(max(times) - min(times))
