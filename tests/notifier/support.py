@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -301,14 +301,18 @@ def settings(database_url: str, **changes: Any) -> Settings:
 
 @asynccontextmanager
 async def notifier(database_url: str, **changes: Any) -> AsyncIterator[asyncio.Task[None]]:
-    """The whole notifier in this process, stopped at the end; an error of its own fails the test."""
+    """The whole notifier in this process, stopped at the end; an error of its own fails the test.
+
+    Cancelled, it ends without waiting for what is under way.
+    """
     stop = asyncio.Event()
     task = asyncio.create_task(serve(settings(database_url, **changes), stop))
     try:
         yield task
     finally:
         stop.set()
-        await task
+        with suppress(asyncio.CancelledError):
+            await task
 
 
 _PROGRAM = """
