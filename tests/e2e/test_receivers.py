@@ -1,9 +1,13 @@
-"""The example receivers of docs/receivers behind the running product."""
+"""What shop developers use, beside the running product: the receivers of docs/receivers, and `paywatch listen`."""
 
+import asyncio
 import contextlib
+import os
+import sys
 
 import pytest
 
+from regtest.sink import Sink
 from regtest.wait import free_port, wait_for
 from tests.docs.receivers import LANGUAGES, Receiver
 
@@ -39,3 +43,33 @@ async def test_a_payment_is_shipped_once_by_a_receiver_that_is_killed_before_its
             assert [attempt["status"] for attempt in made] == [None, 204]
             assert receiver.shipped() == [(invoice["id"], language)]
             assert receiver.taken() == 1
+
+
+async def test_listen_posts_the_very_bytes_that_the_notifier_posts(product):
+    metadata = {"größe \u2028": [1.10, 1e25, -0.0, 10**20, None], "a/b": {"z": '"\\\n', "a": "😀"}}
+    invoice = await product.invoice("25.00", metadata=metadata, reference="Grüße", confirmations=1)
+    async with Sink() as own:
+        listener = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "watcher.cli", "listen", "--api", product.up.links["api"], "--after", "0",
+            "--forward-to", f"{own.url}/hook", env=os.environ | {"PAYWATCH_API_KEY": product.project["apiKey"]},
+            stdout=asyncio.subprocess.PIPE,
+        )  # fmt: skip
+        try:
+            await asyncio.wait_for(listener.stdout.readline(), 30)
+            secret = (await asyncio.wait_for(listener.stdout.readline(), 30)).decode().split()[-1]
+            own.trust(secret)
+            await product.pay(invoice)
+            await product.wait_told(invoice, 1)
+            await product.chain.mine()
+            await product.wait_told(invoice, 2)
+            await own.wait(2, invoice_id=invoice["id"], timeout_seconds=30)
+        finally:
+            listener.terminate()
+            await listener.wait()
+    sent, forwarded = product.sink.distinct(invoice["id"]), own.distinct(invoice["id"])
+    assert [request.verified for request in (*sent, *forwarded)] == [True] * 4
+    assert [request.body for request in forwarded] == [request.body for request in sent]
+    kept = ("content-type", "user-agent", "accept-encoding", "webhook-id", "x-paywatch-attempt", "content-length")
+    for mine, theirs in zip(forwarded, sent, strict=True):
+        assert {name: mine.headers[name] for name in kept} == {name: theirs.headers[name] for name in kept}
+        assert mine.headers.keys() == theirs.headers.keys()
