@@ -70,12 +70,12 @@ def _listen(
     retries: Annotated[int, typer.Option(min=0, max=3, help="So often is a refused event posted again.")] = 3,
     as_json: Json = False,
 ) -> None:
-    """Post a project's events to your own machine, for developers without a public address.
+    """Post a project's events to your machine.
 
-    Events are read from the API's feed and posted as the notifier does: the same bytes, one after another, signed with
-    your --secret, or with one that is made and printed at the start. What the notifier itself sends is left alone.
-    A refused event is posted again a few times, and then the next has its turn: this is no delivery, which goes on for
-    three days.
+    For developers without a public address. Events are read from the API's feed and posted as the notifier does: the
+    same bytes, one after another, signed with your --secret, or with one that is made and printed at the start. What
+    the notifier itself sends is left alone. A refused event is posted again a few times, and then the next has its
+    turn: this is no delivery, which goes on for three days.
     """
     from notifier.forward import Source
 
@@ -83,7 +83,7 @@ def _listen(
     if after is not None and not (after.isascii() and after.isdecimal()):
         raise typer.BadParameter("write a cursor that the feed has named, or 0", param_hint="--after")
     source = Source(_address(api), _key(key), project)
-    known = _secrets(secret, secret_file)
+    known = secrets_of(secret, secret_file)
     if len(known) > 1:
         raise typer.BadParameter("one is enough to sign with", param_hint="--secret")
     teller = _Teller(forward_to, as_json=as_json, secret=known[0] if known else None)
@@ -120,7 +120,7 @@ def _key(key: str | None) -> str:
     return found
 
 
-def _secrets(given: Sequence[str] | None, file: Path | None) -> list[str]:
+def secrets_of(given: Sequence[str] | None, file: Path | None) -> list[str]:
     """Those of options and file, or else those of the environment; none is no error here."""
     found = list(given or ())
     if file is not None:
@@ -249,16 +249,17 @@ def _verify(
     ignore_time: Annotated[bool, typer.Option("--ignore-time", help="Take any time, also of long ago.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Tell why a webhook that was received does not verify, step by step. Exits 1 when it does not.
+    """Tell why a webhook does not verify.
 
-    Nothing is sent anywhere, and no secret is printed. Example:
+    Of one that was received, step by step. Exits 1 when it does not verify. Nothing is sent anywhere, and no secret
+    is printed. Example:
 
     paywatch verify --secret-file secret.txt --request dump.txt --ignore-time
     """
     from notifier.rules.verification import examine
 
     received, notes = _received(header, headers, body, request)
-    known = _secrets(secret, secret_file)
+    known = secrets_of(secret, secret_file)
     if not known:
         raise typer.BadParameter(f"give it, or set {SECRET}", param_hint="--secret-file")
     findings = examine(received, known, None if ignore_time else _seconds(at))
