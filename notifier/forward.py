@@ -39,6 +39,10 @@ class NoSuchProject(PaywatchError):
     exit_code = 3
 
 
+class NoSuchCursor(Rejected):
+    """The feed has never named this cursor: it is behind the newest event, or no number of one."""
+
+
 @dataclass(frozen=True, slots=True)
 class Source:
     """Whose events: the API's address without a slash at the end, a key, and with an operator's key the project."""
@@ -82,7 +86,7 @@ class Feed:
     source: Source
 
     async def page(self, after: str, *, wait_seconds: int = 0, limit: int = PAGE) -> list[Event]:
-        """The next events behind a cursor. Raises `Transient`, `Rejected` and `NoSuchProject`."""
+        """The next events behind a cursor. Raises `Transient`, `Rejected`, `NoSuchCursor` and `NoSuchProject`."""
         query = {"after": after, "wait": str(wait_seconds), "limit": str(limit)}
         if self.source.project_id is not None:
             query["projectId"] = self.source.project_id
@@ -104,12 +108,18 @@ class Feed:
         if not await self.page("0", limit=1):
             return "0"
         low, high = 0, 1  # something is behind low, and nothing behind high
-        while await self.page(str(high), limit=1):
+        while await self._has_more(high):
             low, high = high, high * 2
         while high - low > 1:
             middle = (low + high) // 2
-            low, high = (middle, high) if await self.page(str(middle), limit=1) else (low, middle)
+            low, high = (middle, high) if await self._has_more(middle) else (low, middle)
         return str(high)
+
+    async def _has_more(self, after: int) -> bool:
+        try:
+            return bool(await self.page(str(after), limit=1))
+        except NoSuchCursor:
+            return False
 
 
 def _events(status: int, text: bytes, api: str) -> list[Event]:
@@ -125,6 +135,8 @@ def _events(status: int, text: bytes, api: str) -> list[Event]:
         raise Rejected("the API does not know this key", "paywatch key create --project ID makes one")
     if status == 404 and detail:  # noqa: PLR2004
         raise NoSuchProject(detail, "a project's own key needs no --project; an operator's key needs the right one")
+    if status == 422 and detail.startswith("after: "):  # noqa: PLR2004
+        raise NoSuchCursor(detail, "give --after a cursor that the feed has named, or 0 for all events")
     if status != 200 or document is None:  # noqa: PLR2004
         raise Rejected(f"{api} answers {status}: {detail or 'this is no API of paywatch'}")
     return [_event(item) for item in document["items"]]

@@ -10,7 +10,7 @@ from aiohttp.test_utils import TestServer
 from standardwebhooks import Webhook
 
 from notifier import forward
-from notifier.forward import Feed, Forwarder, NoSuchProject, Source, Try, check, open_feed
+from notifier.forward import Feed, Forwarder, NoSuchCursor, NoSuchProject, Source, Try, check, open_feed
 from notifier.rules.delivery import Outcome
 from regtest.wait import free_port, wait_for
 from tests.notifier.support import SECRET, answering, gated, sink
@@ -74,6 +74,20 @@ class TestFeed:
         await tell(pool, invoice, 3)
         async with open_feed(source) as feed:
             assert await feed.end() == "1001"
+
+    @pytest.mark.parametrize("last", [1, 2, 7, 100])
+    async def test_its_end_is_found_where_cursors_beyond_it_are_refused(self, last):
+        async def answer(request: web.Request) -> web.Response:
+            after = int(request.query["after"])
+            if after > last:
+                return web.json_response({"detail": f"after: is behind the newest event, {last}"}, status=422)
+            item = {"id": "evt_1", "cursor": str(after + 1), "type": "x", "data": {}}
+            return web.json_response({"items": [item] if after < last else [], "nextCursor": ""})
+
+        async with sink(answer) as api, open_feed(Source(api.url, "key")) as feed:
+            assert await feed.end() == str(last)
+            with pytest.raises(NoSuchCursor, match="behind the newest event"):
+                await feed.page(str(last + 1))
 
     async def test_its_bodies_are_those_that_are_posted(self, source, pool, invoice):
         document = {
