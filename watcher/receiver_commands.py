@@ -39,7 +39,8 @@ SecretOption = Annotated[
     ),
 ]
 SecretFile = Annotated[
-    Path | None, typer.Option(metavar="FILE", help=f"File with the secret, or with several. [default: {SECRET}]")
+    Path | None,
+    typer.Option(metavar="FILE", help=f"File with the secret, or with several. [default: {SECRET}, if set]"),
 ]
 
 
@@ -65,7 +66,13 @@ def _listen(
     after: Annotated[
         str | None, typer.Option(metavar="CURSOR", help="Begin behind it; 0: with the first. [default: from now on]")
     ] = None,
-    secret: SecretOption = None,
+    secret: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SECRET",
+            help=f"whsec_... to sign with. {_SEEN_BY_ALL} --secret-file, or {SECRET}. [default: a new one]",
+        ),
+    ] = None,
     secret_file: SecretFile = None,
     retries: Annotated[int, typer.Option(min=0, max=3, help="So often is a refused event posted again.")] = 3,
     as_json: Json = False,
@@ -83,9 +90,9 @@ def _listen(
     if after is not None and not (after.isascii() and after.isdecimal()):
         raise typer.BadParameter("write a cursor that the feed has named, or 0", param_hint="--after")
     source = Source(_address(api), _key(key), project)
-    known = secrets_of(secret, secret_file)
+    known = secrets_of([secret] if secret else None, secret_file)
     if len(known) > 1:
-        raise typer.BadParameter("one is enough to sign with", param_hint="--secret")
+        raise typer.BadParameter("one is enough to sign with, and here are more", param_hint="--secret")
     teller = _Teller(forward_to, as_json=as_json, secret=known[0] if known else None)
     raise typer.Exit(asyncio.run(_follow(source, teller, after, retries)))
 

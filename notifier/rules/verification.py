@@ -271,7 +271,7 @@ def _undone(body: bytes) -> Iterator[tuple[bytes, str, str]]:
 def _compact(body: bytes) -> bytes | None:
     """The JSON as paywatch writes it; None for what is none."""
     try:
-        value: Any = json.loads(body.removeprefix(_BOM))
+        value: Any = json.loads(body)
         return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
     except (ValueError, RecursionError):
         return None

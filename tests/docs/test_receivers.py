@@ -130,6 +130,11 @@ class TestSignatures:
         assert await post(http, receiver, event(), fields=fields) == 401
         assert await post(http, receiver, event()) == 204
 
+    async def test_the_right_bytes_under_another_version_are_refused(self, http, receiver):
+        fields = signed(event())
+        other = fields | {"webhook-signature": fields["webhook-signature"].replace("v1,", "v2,")}
+        assert await post(http, receiver, event(), fields=other) == 401
+
     @pytest.mark.parametrize("timestamp", ["nan", "-1", "1e9", "x", "9" * 400, "1.5"])
     async def test_times_of_any_kind_are_borne(self, http, receiver, timestamp):
         fields = signed(event()) | {"webhook-timestamp": timestamp}

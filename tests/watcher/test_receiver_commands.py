@@ -172,10 +172,7 @@ def listen(*arguments: str, key: str = "pw_project_x", **variables: str) -> subp
         (("--forward-to", "http://u:p@127.0.0.1/"), "the URL holds a user name or password"),
         (("--forward-to", "http://127.0.0.1:3000", "--after", "x"), "write a cursor that the feed has named, or 0"),
         (("--forward-to", "http://127.0.0.1:3000", "--api", "127.0.0.1:8480"), "write it like http://127.0.0.1:8480"),
-        (
-            ("--forward-to", "http://127.0.0.1:3000", "--secret", SECRET, "--secret", OTHER),
-            "one is enough to sign with",
-        ),
+        (("--forward-to", "http://127.0.0.1:3000", "--secret-file", __file__), "one is enough to sign with"),
         (("--forward-to", "http://127.0.0.1:3000", "--secret-file", "/nowhere"), "/nowhere cannot be read"),
         (("--forward-to", "http://127.0.0.1:3000", "--retries", "4"), "--retries"),
     ],
@@ -271,22 +268,20 @@ class TestVerify:
         assert done.stdout.startswith(f"note: content-length says {len(BODY)} bytes of body, and {len(BODY) + 1} were")
         assert paywatch("verify", "--request", str(dump), "--ignore-time", webhook_secret=SECRET).returncode == 0
 
-    @pytest.mark.parametrize(("shift", "exit_code"), [(-400, 1), (-200, 0), (200, 0), (400, 1)])
+    @pytest.mark.parametrize(("shift", "exit_code"), [(-400, 1), (200, 0)])
     def test_at_a_time(self, files, shift, exit_code):
         at = int(time.time()) + shift
         rfc = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(at))
-        assert paywatch("verify", *files, "--at", str(at)).returncode == exit_code
-        assert paywatch("verify", *files, "--at", rfc).returncode == exit_code
-        assert paywatch("verify", *files, "--at", rfc.removesuffix("Z")).returncode == exit_code
+        for text in (str(at), rfc, rfc.removesuffix("Z")):
+            assert paywatch("verify", *files, "--at", text).returncode == exit_code
 
     def test_no_secret_is_ever_printed(self, files, tmp_path):
-        for secret in (SECRET, OTHER, SECRET[:-3], f"'{SECRET}'"):
+        for secret, more in ((OTHER, ()), (SECRET[:-3], ("--json",)), (f"'{SECRET}'", ())):
             (tmp_path / "secret").write_text(secret)
-            for more in ((), ("--json",)):
-                done = paywatch("verify", *files, *more, "-H", f"webhook-id: {SECRET}")
-                assert done.returncode == 1
-                assert SECRET[6:20] not in done.stdout + done.stderr
-                assert OTHER[6:20] not in done.stdout + done.stderr
+            done = paywatch("verify", *files, *more, "-H", f"webhook-id: {SECRET}")
+            assert done.returncode == 1
+            assert SECRET[6:20] not in done.stdout + done.stderr
+            assert OTHER[6:20] not in done.stdout + done.stderr
 
     @pytest.mark.parametrize(
         ("arguments", "text"),

@@ -157,6 +157,10 @@ class TestSignature:
         finding = found(received(webhook_signature=signature))[Step.SIGNATURE]
         assert (finding.ok, finding.text) == (False, f"no signature of version v1 in {signature}")
 
+    def test_the_right_bytes_under_another_version_are_none(self):
+        signature = sign("evt_1", NOW, BODY, [SECRET]).replace("v1,", "v2,")
+        assert not found(received(webhook_signature=signature))[Step.SIGNATURE].ok
+
     def test_of_other_versions_the_known_one_counts(self):
         signature = "v1a,AAAA " + sign("evt_1", NOW, BODY, [SECRET])
         assert found(received(webhook_signature=signature))[Step.SIGNATURE].ok
