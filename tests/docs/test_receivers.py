@@ -157,6 +157,11 @@ class TestOrder:
         assert await post(http, receiver, event("CONFIRMED", 1), event_id="evt_1") == 204
         assert (receiver.shipped(), receiver.status("inv_1"), receiver.taken()) == ([], "INVALID", 2)
 
+    async def test_the_highest_sequence_stays_the_measure(self, http, receiver):
+        for sequence, status in ((3, "INVALID"), (1, "UNCONFIRMED"), (2, "CONFIRMED")):
+            assert await post(http, receiver, event(status, sequence), event_id=f"evt_{sequence}") == 204
+        assert (receiver.shipped(), receiver.status("inv_1")) == ([], "INVALID")
+
     async def test_what_overtook_the_confirmation_says_that_it_is_paid(self, http, receiver):
         late = event("CONFIRMED", 2, kind="invoice.anomaly", anomaly="paid_after_final")
         assert await post(http, receiver, late, event_id="evt_2") == 204
