@@ -68,18 +68,21 @@ async def event_ids(shop: Shop) -> list[str]:
     return [row["id"] for row in await shop.pool.fetch("SELECT id FROM event")]
 
 
+@pytest.mark.case(1)
 async def test_nothing_is_lost_and_little_doubled_when_notifiers_are_killed(
     shop: Shop, receiver: Sink, database_url: str, tmp_path: Path
 ):
     await kill_again_and_again(shop, receiver, database_url, tmp_path, kills=5, batch=100)
 
 
+@pytest.mark.case(1)
 @pytest.mark.soak
 @pytest.mark.timeout(600)
 async def test_the_same_with_twenty_kills(shop: Shop, receiver: Sink, database_url: str, tmp_path: Path):
     await kill_again_and_again(shop, receiver, database_url, tmp_path, kills=20, batch=1000)
 
 
+@pytest.mark.case(2)
 async def test_a_notifier_that_died_before_it_recorded_2xx_is_followed_by_one_more_copy(
     shop: Shop, receiver: Sink, database_url: str, tmp_path: Path
 ):
@@ -115,6 +118,7 @@ async def waiting_for_a_lock(shop: Shop) -> bool:
     )
 
 
+@pytest.mark.case(3)
 async def test_what_a_dead_notifier_claimed_and_did_not_send_is_sent_after_the_lease(
     shop: Shop, receiver: Sink, database_url: str
 ):
@@ -128,6 +132,7 @@ async def test_what_a_dead_notifier_claimed_and_did_not_send_is_sent_after_the_l
     assert outcomes == [(1, "lost"), (2, "success")]
 
 
+@pytest.mark.case(5)
 async def test_a_notifier_that_was_frozen_beyond_its_lease_changes_nothing_when_it_wakes(
     shop: Shop, receiver: Sink, database_url: str, tmp_path: Path
 ):
@@ -160,6 +165,7 @@ async def test_a_notifier_that_was_frozen_beyond_its_lease_changes_nothing_when_
     assert len(set(receiver.ids())) == 1
 
 
+@pytest.mark.case(11)
 async def test_sigterm_finishes_what_is_under_way_and_claims_nothing_new(
     shop: Shop, receiver: Sink, database_url: str, tmp_path: Path
 ):
@@ -179,6 +185,7 @@ async def test_sigterm_finishes_what_is_under_way_and_claims_nothing_new(
     assert await shop.pool.fetchval("SELECT sum(attempts) FROM delivery") == 64
 
 
+@pytest.mark.case(11)
 async def test_sigterm_waits_no_longer_than_one_post_may_take(
     shop: Shop, receiver: Sink, database_url: str, tmp_path: Path
 ):
@@ -207,6 +214,7 @@ async def own_server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[
     await server.delete()
 
 
+@pytest.mark.case(9)
 async def test_the_notifier_outlives_a_restart_of_the_database(own_server: Postgres, receiver: Sink, tmp_path: Path):
     """What was answered while the database was away is recorded, and not posted again; then all goes on."""
     gate = asyncio.Event()

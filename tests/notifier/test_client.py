@@ -66,6 +66,7 @@ def ok(*headers: str, body: bytes = b"") -> bytes:
     return "\r\n".join(["HTTP/1.1 200 OK", *headers, "", ""]).encode() + body
 
 
+@pytest.mark.case(40)
 async def test_a_post_as_the_receiver_sees_it(client: Client):
     body = '{"name": "Grüße \u2028"}'.encode()
     async with sink() as receiver:
@@ -82,6 +83,7 @@ async def test_a_post_as_the_receiver_sees_it(client: Client):
     assert (answer.outcome, answer.status, answer.head, answer.error) == (Outcome.SUCCESS, 200, b"ok", None)
 
 
+@pytest.mark.case(22)
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 async def test_redirects_are_not_followed(client: Client, status: int):
     async with (
@@ -96,6 +98,7 @@ async def test_redirects_are_not_followed(client: Client, status: int):
     assert canary.connections == 0
 
 
+@pytest.mark.case(37)
 async def test_a_proxy_of_the_environment_is_ignored(monkeypatch: pytest.MonkeyPatch):
     async with raw_server() as proxy, sink() as receiver:
         for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
@@ -173,6 +176,7 @@ async def says_103_for_ever(reader: asyncio.StreamReader, writer: asyncio.Stream
         await asyncio.sleep(0)
 
 
+@pytest.mark.case(26)
 @pytest.mark.parametrize("talk", [drips_headers, drips_one_header, drips_body, says_nothing, says_103_for_ever])
 async def test_a_slow_endpoint_is_left_at_the_time_limit(client: Client, talk: Talk):
     ended = asyncio.Event()
@@ -236,6 +240,7 @@ def resident_bytes() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
+@pytest.mark.case(27)
 @pytest.mark.parametrize("talk", [endless_chunks, ten_gigabytes, gzip_bomb])
 async def test_a_body_of_any_size_is_judged_by_its_status(client: Client, talk: Talk):
     async with raw_server(talk) as server:
@@ -273,6 +278,7 @@ async def test_a_body_that_breaks_off_after_2xx_was_still_accepted(client: Clien
 # Broken
 
 
+@pytest.mark.case(28)
 @pytest.mark.parametrize(
     ("said", "outcome", "status"),
     [
@@ -376,6 +382,7 @@ async def closing_when_reused(times: int, *, how: str, part: bytes = b"") -> Asy
         yield server
 
 
+@pytest.mark.case(29)
 @pytest.mark.parametrize("how", ["close", "reset"])
 async def test_a_kept_connection_that_was_closed_is_replaced_at_once(client: Client, how: str):
     async with closing_when_reused(1, how=how) as server:
@@ -390,6 +397,7 @@ async def test_a_fresh_connection_that_is_closed_is_a_failure(client: Client):
         assert (answer.outcome, server.connections) == (Outcome.CONNECT, 1)
 
 
+@pytest.mark.case(29)
 async def test_a_reset_in_the_middle_of_the_request_is_a_failure(client: Client):
     async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read(1)

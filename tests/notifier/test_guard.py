@@ -72,6 +72,7 @@ async def client() -> AsyncIterator[Client]:
         yield client
 
 
+@pytest.mark.case(33)
 @pytest.mark.parametrize("host", FORBIDDEN_HOSTS)
 async def test_a_stored_url_is_checked_again_when_it_is_sent(client: Client, canary: RawServer, host: str):
     answer = await client.post(post_to(f"http://{host}{canary.url}"))
@@ -79,6 +80,7 @@ async def test_a_stored_url_is_checked_again_when_it_is_sent(client: Client, can
     assert canary.connections == 0
 
 
+@pytest.mark.case(33)
 @pytest.mark.parametrize("host", FORBIDDEN_HOSTS)
 async def test_the_socket_refuses_where_no_url_was_checked(client: Client, canary: RawServer, host: str):
     """The layer below alone: a session that is given the URL as it is."""
@@ -96,6 +98,7 @@ async def test_the_canary_hears_what_the_operator_has_opened(canary: RawServer, 
     await wait_for(lambda: canary.connections, 2, "a connection to the canary")
 
 
+@pytest.mark.case(35)
 @pytest.mark.parametrize(
     "addresses",
     [
@@ -114,12 +117,14 @@ async def test_a_name_with_any_forbidden_address_is_refused(canary: RawServer, a
     assert canary.connections == 0
 
 
+@pytest.mark.case(36)
 @pytest.mark.parametrize("address", [PUBLIC, "2606:4700::1111", "64:ff9b::101:101"])
 async def test_public_addresses_pass_also_through_nat64(address: str):
     (resolved,) = await Guard((), answers(address)).resolve("shop.test", 443)
     assert (resolved["hostname"], resolved["host"], resolved["port"]) == ("shop.test", address, 443)
 
 
+@pytest.mark.case(34)
 async def test_a_name_that_changes_its_answer_reaches_nothing_new(canary: RawServer):
     """Rebinding: the first answer is an opened address, the next one is this machine."""
     opened = "127.0.0.5/32"

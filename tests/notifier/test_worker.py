@@ -57,6 +57,7 @@ async def test_an_event_leaves_with_the_ring_of_its_commit(
             await receiver.until(count)
 
 
+@pytest.mark.case(22, 42)
 @pytest.mark.usefixtures("running")
 async def test_the_bytes_are_those_of_the_event_on_every_attempt(shop: Shop, receiver: Sink):
     body = '{"description": "Grüße \u2028 \U0001f600", "n": 1.10}'.encode()
@@ -72,6 +73,7 @@ async def test_the_bytes_are_those_of_the_event_on_every_attempt(shop: Shop, rec
     assert outcomes == [("http", 500), ("http", 301), ("success", 200)]
 
 
+@pytest.mark.case(45)
 async def test_a_retry_is_signed_anew(shop: Shop, receiver: Sink, database_url: str, monkeypatch: pytest.MonkeyPatch):
     """Ten minutes later: another timestamp, the same id, and it verifies at that time."""
     clock = [datetime.fromtimestamp(1_795_164_165, now().tzinfo)]
@@ -97,6 +99,7 @@ async def test_a_retry_is_signed_anew(shop: Shop, receiver: Sink, database_url: 
         assert post.headers["webhook-signature"] == sign(post.id, timestamp, post.body, [SECRET])
 
 
+@pytest.mark.case(44)
 @pytest.mark.usefixtures("running")
 async def test_a_rotation_of_the_secret(shop: Shop, receiver: Sink):
     """Both keys while the old one is valid, only the new one after, and at once when it is revoked."""
@@ -115,6 +118,7 @@ async def test_a_rotation_of_the_secret(shop: Shop, receiver: Sink):
     assert len(after.headers["webhook-signature"].split()) == 1
 
 
+@pytest.mark.case(52)
 @pytest.mark.usefixtures("running")
 async def test_the_next_attempt_goes_to_the_new_url(shop: Shop, receiver: Sink):
     endpoint_id = await shop.endpoint(receiver.url)
@@ -129,6 +133,7 @@ async def test_the_next_attempt_goes_to_the_new_url(shop: Shop, receiver: Sink):
     assert len(receiver.posts) == 1
 
 
+@pytest.mark.case(52)
 @pytest.mark.usefixtures("running")
 async def test_a_url_that_was_edited_to_point_inside_is_blocked_and_given_up(shop: Shop):
     async with raw_server() as canary:
@@ -142,6 +147,7 @@ async def test_a_url_that_was_edited_to_point_inside_is_blocked_and_given_up(sho
     assert {row["outcome"] for row in await shop.attempts(delivery_id)} == {"blocked"}
 
 
+@pytest.mark.case(6)
 @pytest.mark.usefixtures("running")
 async def test_a_transaction_that_rolls_back_sends_nothing(shop: Shop, receiver: Sink):
     endpoint_id = await shop.endpoint(receiver.url)
@@ -164,6 +170,7 @@ async def test_a_transaction_that_rolls_back_sends_nothing(shop: Shop, receiver:
     assert len(set(receiver.ids())) == 2
 
 
+@pytest.mark.case(16)
 @pytest.mark.usefixtures("running")
 async def test_a_failing_event_holds_up_its_invoice_and_no_other(shop: Shop, receiver: Sink):
     failing, other = await shop.invoices(2)
@@ -187,6 +194,7 @@ async def test_a_failing_event_holds_up_its_invoice_and_no_other(shop: Shop, rec
     assert [sequence for _, sequence in arrived] == [1, 9, 1, 1, 2, 3]
 
 
+@pytest.mark.case(17)
 @pytest.mark.usefixtures("running")
 async def test_followers_pass_an_event_that_always_fails_after_the_bound(shop: Shop, receiver: Sink):
     async def refuses_the_first(request: web.Request) -> web.Response:
@@ -212,6 +220,7 @@ async def test_followers_pass_an_event_that_always_fails_after_the_bound(shop: S
     assert [json.loads(post.body)["sequence"] for post in receiver.posts] == [1, 2, 3]
 
 
+@pytest.mark.case(20)
 async def test_a_cap_holds_for_one_notifier_and_nearly_for_two(shop: Shop, receiver: Sink, database_url: str):
     async def slow(_request: web.Request) -> web.Response:
         await asyncio.sleep(0.01)  # the pace of a slow receiver
@@ -240,6 +249,7 @@ async def seconds_for_the_healthy(shop: Shop, receiver: Sink, healthy: list[int]
     return posts[-1].at - started
 
 
+@pytest.mark.case(13)
 async def test_a_hanging_endpoint_with_a_backlog_costs_the_others_nothing(
     shop: Shop, receiver: Sink, database_url: str
 ):
@@ -257,6 +267,7 @@ async def test_a_hanging_endpoint_with_a_backlog_costs_the_others_nothing(
     assert beside < 2 * alone + 0.5  # and not the 20 seconds that a POST to the hanging one takes
 
 
+@pytest.mark.case(14)
 async def test_fifty_hanging_endpoints_leave_connections_for_the_others(shop: Shop, receiver: Sink, database_url: str):
     gate = asyncio.Event()
     async with sink(gated(gate)) as hanging, notifier(database_url, delivery_slots=250, delivery_timeout_seconds=20):
@@ -310,6 +321,7 @@ async def test_an_open_breaker_uses_up_no_attempts_and_probes_once(shop: Shop, r
     assert await failed(0)
 
 
+@pytest.mark.case(23)
 @pytest.mark.usefixtures("running")
 async def test_410_disables_and_holds(shop: Shop, receiver: Sink):
     receiver.behaviour = answering(410)
@@ -327,6 +339,7 @@ async def test_410_disables_and_holds(shop: Shop, receiver: Sink):
     assert len(receiver.posts) == 4
 
 
+@pytest.mark.case(8)
 @pytest.mark.usefixtures("running")
 async def test_without_the_doorbell_events_leave_by_the_poll(shop: Shop, receiver: Sink, pool: Pool):
     endpoint_id = await shop.endpoint(receiver.url)
@@ -411,6 +424,7 @@ async def test_leases_are_not_reaped_while_answers_wait(
     assert [row["outcome"] for row in await shop.attempts(delivery_id)] == ["success"]
 
 
+@pytest.mark.case(47)
 async def test_one_line_for_each_attempt_and_no_secret_anywhere(
     shop: Shop, receiver: Sink, database_url: str, tmp_path: Path
 ):

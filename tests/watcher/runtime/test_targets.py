@@ -38,6 +38,7 @@ def test_there_are_enough_spellings():
     assert len(set(FORBIDDEN_HOSTS)) >= 60
 
 
+@pytest.mark.case(33)
 @pytest.mark.parametrize("host", FORBIDDEN_HOSTS)
 def test_no_spelling_of_an_inner_address_passes(host: str):
     with pytest.raises(Rejected) as caught:
@@ -45,6 +46,7 @@ def test_no_spelling_of_an_inner_address_passes(host: str):
     assert caught.value.hint
 
 
+@pytest.mark.case(38)
 @pytest.mark.parametrize("url", FORBIDDEN_URLS)
 def test_urls_that_are_none(url: str):
     with pytest.raises(Rejected) as caught:
@@ -68,6 +70,7 @@ def test_opened_loopback_may_be_named_with_any_port(host: str):
     check_url(f"http://{host}:32768/hook", True, LOOPBACK)
 
 
+@pytest.mark.case(39)
 @pytest.mark.parametrize(
     ("address", "allowed"),
     [
