@@ -2,9 +2,10 @@
 
 import asyncio
 import os
+import random
 import signal
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -17,10 +18,10 @@ from notifier.store import Store
 from regtest.postgres import Postgres
 from regtest.wait import free_port, wait_for
 from tests.notifier.support import Process, Shop, Sink, gated, notifier, process, sink
-from watcher.runtime import migrate
 from watcher.runtime.db import open_pool
 
-SLOTS = 32
+SLOTS = 16  # of each; twenty times so many are less than 2 % of 20,000
+EVENTS_PER_INVOICE = 4
 
 
 @pytest.fixture
@@ -32,14 +33,15 @@ async def receiver() -> AsyncIterator[Sink]:
 async def kill_again_and_again(
     shop: Shop, receiver: Sink, database_url: str, directory: Path, *, kills: int, batch: int
 ) -> None:
-    """For each kill a batch of deliveries; in the middle of it a notifier is killed and another one started."""
+    """For each kill a batch of deliveries; somewhere in it a notifier is killed and another one started."""
+    dice = random.Random(5)
     running: list[Process] = []
     kill_at = 0
 
     async def slowly(_request: web.Request) -> web.Response:
         nonlocal kill_at
         if len(receiver.posts) == kill_at:
-            running.pop(0).popen.kill()
+            running.pop(dice.randrange(2)).popen.kill()
         await asyncio.sleep(0.02)  # the pace of a slow receiver
         return web.Response()
 
@@ -50,22 +52,24 @@ async def kill_again_and_again(
         for kill in range(kills):
             while len(running) < 2:
                 running.append(await stack.enter_async_context(process(directory, database_url, **options)))
-            kill_at = len(receiver.posts) + batch // 3
+            kill_at = len(receiver.posts) + dice.randrange(batch // 10, batch // 2)
             for endpoint_id in endpoints:
-                some = [(invoice, 1) for invoice in await shop.invoices(batch // 5)]
+                invoices = await shop.invoices(batch // len(endpoints) // EVENTS_PER_INVOICE)
+                some = [(invoice, number) for number in range(1, EVENTS_PER_INVOICE + 1) for invoice in invoices]
                 await shop.deliver_all(endpoint_id, some)
             await wait_for(lambda: len(running) < 2, 30, f"kill number {kill + 1}")
         await shop.until_all("delivered", kills * batch, 60)
     copies = Counter(receiver.ids())
-    assert set(copies) == set(await event_ids(shop))
+    told = {row["id"]: (row["invoice_id"], row["sequence"]) for row in await shop.pool.fetch("SELECT * FROM event")}
+    assert set(copies) == set(told)
     assert len(copies) == kills * batch
     assert await shop.pool.fetchval("SELECT count(*) FROM attempt WHERE outcome = 'lost'") >= kills  # they did hit
     assert sum(copies.values()) - len(copies) <= kills * SLOTS
     assert max(copies.values()) <= 3
-
-
-async def event_ids(shop: Shop) -> list[str]:
-    return [row["id"] for row in await shop.pool.fetch("SELECT id FROM event")]
+    arrived: defaultdict[str, list[int]] = defaultdict(list)
+    for invoice_id, sequence in map(told.__getitem__, receiver.ids()):
+        arrived[invoice_id].append(sequence)
+    assert [numbers for numbers in arrived.values() if numbers != sorted(numbers)] == []
 
 
 @pytest.mark.case(1)
@@ -199,19 +203,6 @@ async def test_sigterm_waits_no_longer_than_one_post_may_take(
     assert time.monotonic() - started < 1 + 1 + 0.5
     (attempt,) = await shop.attempts(delivery_id)
     assert attempt["outcome"] == "timeout"
-
-
-@pytest.fixture
-async def own_server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Postgres]:
-    """A server that may be killed."""
-    server = Postgres(tmp_path_factory.mktemp("restarted"), fast=True)
-    await server.start()
-    connection = await asyncpg.connect(server.url)
-    await migrate.upgrade(connection)
-    await connection.close()
-    yield server
-    await server.stop()
-    await server.delete()
 
 
 @pytest.mark.case(9)
