@@ -191,12 +191,22 @@ def _answer(response: _Response, started_at: datetime, duration_ms: int) -> Answ
 
 def _failure(error: Exception) -> tuple[Outcome, str]:
     """The outcome that an error stands for, and a sentence without the URL."""
-    cause = error.os_error if isinstance(error, aiohttp.ClientConnectorError) else error
-    judged = cause if isinstance(cause, BlockedTarget) else error
+    cause = _cause(error)
+    judged = cause if isinstance(cause, BlockedTarget | ssl.SSLError) else error
     for kind, outcome, words in _FAILURES:
         if isinstance(judged, kind):
             return outcome, ": ".join(part for part in (words, _detail(cause)) if part)
     return Outcome.INTERNAL, str(error)
+
+
+def _cause(error: Exception) -> Exception:
+    """The error beneath one of aiohttp's that says more: of the connecting, or a TLS alert that came later.
+
+    With TLS 1.3 a server says only after the handshake that it demands a certificate of ours.
+    """
+    if isinstance(error, aiohttp.ClientConnectorError):
+        return error.os_error
+    return error.__cause__ if isinstance(error.__cause__, ssl.SSLError) else error
 
 
 def _detail(error: Exception) -> str:

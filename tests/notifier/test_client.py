@@ -4,7 +4,6 @@ import asyncio
 import gzip
 import os
 import socket
-import ssl
 import struct
 import time
 from collections.abc import AsyncIterator
@@ -18,11 +17,9 @@ from notifier.client import ERROR_LENGTH_MAX, HEAD_BYTES_MAX, Client, open_clien
 from notifier.guard import Guard
 from notifier.rules.delivery import Answer, Outcome
 from notifier.rules.signing import Message, sign
-from regtest.wait import wait_for
 from tests.notifier.support import LOOPBACK, SECRET, RawServer, Talk, now, raw_server, read_request, sink
 
 TIMEOUT_SECONDS = 1.0
-SELF_SIGNED = Path(__file__).parent / "tls" / "self_signed.pem"
 
 
 @asynccontextmanager
@@ -422,48 +419,3 @@ async def test_it_is_not_sent_again_when_an_answer_had_begun(client: Client):
         await client.post(message(server.url))
         answer = await client.post(message(server.url))
         assert (answer.outcome, server.requests) == (Outcome.CONNECT, 2)
-
-
-# Tls
-
-
-@asynccontextmanager
-async def secure_sink():
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(SELF_SIGNED)
-    async with sink(ssl_context=context) as receiver:
-        yield receiver
-
-
-@pytest.mark.filterwarnings("ignore::ResourceWarning")
-async def test_a_certificate_that_nobody_vouches_for_ends_the_attempt(client: Client):
-    async with secure_sink() as receiver:
-        answer = await client.post(message(receiver.url))
-    assert answer.outcome is Outcome.TLS
-    assert "certificate verify failed" in (answer.error or "")
-    assert receiver.posts == []
-
-
-async def test_a_trusted_certificate_of_the_right_host_passes(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv("SSL_CERT_FILE", str(SELF_SIGNED))
-    async with secure_sink() as receiver, opened() as client:
-        assert (await client.post(message(receiver.url))).outcome is Outcome.SUCCESS
-        wrong_host = await client.post(message(receiver.url.replace("127.0.0.1", "localhost")))
-    assert wrong_host.outcome is Outcome.TLS
-    assert len(receiver.posts) == 1
-
-
-async def test_a_server_without_tls_is_not_spoken_to_in_clear(client: Client):
-    heard = bytearray()
-
-    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        heard.extend(await reader.read(1000))
-        writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
-        await writer.drain()
-        await reader.read()
-
-    async with raw_server(talk) as server:
-        answer = await client.post(message(server.url.replace("http:", "https:")))
-        await wait_for(lambda: heard, 2, "a greeting")
-    assert answer.outcome is Outcome.TLS
-    assert b"evt_1" not in heard
