@@ -26,6 +26,7 @@ from watcher.runtime.errors import Rejected
 from watcher.runtime.targets import check_url
 
 CONNECT_TIMEOUT_SECONDS = 5.0
+DNS_CACHE_SECONDS = 10
 READ_BYTES_MAX = 65_536  # of a response body; what follows is left unread and the connection closed
 HEAD_BYTES_MAX = 4_096  # of that, kept for the log
 ERROR_LENGTH_MAX = 300  # characters
@@ -133,7 +134,7 @@ async def open_client(
     """
     connector = aiohttp.TCPConnector(
         limit=0,
-        ttl_dns_cache=10,
+        ttl_dns_cache=DNS_CACHE_SECONDS,
         resolver=guard,
         socket_factory=guard.open_socket,
         ssl=ssl.create_default_context(),

@@ -1,13 +1,14 @@
 """A shop for the notifier's tests; the database is the whole suite's, but where a test kills the server."""
 
+import asyncio
 from collections.abc import AsyncIterator
 
 import asyncpg
 import pytest
 
 from regtest.postgres import Postgres
-from tests.notifier.support import Shop
-from watcher.runtime import migrate
+from tests.notifier.support import RawServer, Shop, raw_server
+from watcher.runtime import migrate, targets
 from watcher.runtime.db import Pool
 
 
@@ -27,3 +28,19 @@ async def own_server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[
     yield server
     await server.stop()
     await server.delete()
+
+
+@pytest.fixture
+async def canary(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[RawServer]:
+    """Hears 127.0.0.0/8 and ::1. Its port is made an ordinary one, so that only the address can be refused."""
+    async with raw_server(host="0.0.0.0") as server:
+        port = int(server.url.split(":")[2].split("/")[0])
+
+        def heard(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            server.connections += 1
+            writer.transport.abort()
+
+        async with await asyncio.start_server(heard, "::1", port):
+            monkeypatch.setattr(targets, "PORTS", frozenset({port}))
+            server.url = f":{port}/hook"
+            yield server

@@ -16,9 +16,8 @@ from notifier.guard import LOOKUPS_AT_ONCE, BlockedTarget, Guard, Lookup
 from notifier.rules.delivery import Outcome
 from notifier.rules.signing import Message
 from regtest.wait import wait_for
-from tests.notifier.support import SECRET, RawServer, now, raw_server, sink
+from tests.notifier.support import SECRET, RawServer, now, sink
 from tests.watcher.runtime.spellings import FORBIDDEN_HOSTS
-from watcher.runtime import targets
 
 PUBLIC = "1.1.1.1"
 
@@ -47,22 +46,6 @@ async def guarded(guard: Guard, *allow_targets: str) -> AsyncIterator[Client]:
         now=now,
     ) as client:
         yield client
-
-
-@pytest.fixture
-async def canary(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[RawServer]:
-    """Hears 127.0.0.0/8 and ::1. Its port is made an ordinary one, so that only the address can be refused."""
-    async with raw_server(host="0.0.0.0") as server:
-        port = int(server.url.split(":")[2].split("/")[0])
-
-        def heard(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            server.connections += 1
-            writer.transport.abort()
-
-        async with await asyncio.start_server(heard, "::1", port):
-            monkeypatch.setattr(targets, "PORTS", frozenset({port}))
-            server.url = f":{port}/hook"
-            yield server
 
 
 @pytest.fixture(scope="module")
@@ -173,10 +156,27 @@ async def test_an_address_is_judged_once_more_at_the_socket():
     opened.close()
 
 
-async def test_a_port_that_is_not_for_the_web_is_refused_at_the_socket():
-    info = socket.getaddrinfo(PUBLIC, 5432, type=socket.SOCK_STREAM)[0]
-    with pytest.raises(BlockedTarget, match="port 5432"):
+@pytest.mark.case(38)
+@pytest.mark.parametrize("port", [22, 5432, 8332, 8480, 18332, 18443, 28332])
+async def test_a_port_that_is_not_for_the_web_is_refused_at_the_socket(port: int):
+    """PostgreSQL, bitcoind and paywatch itself are the usual neighbours."""
+    info = socket.getaddrinfo(PUBLIC, port, type=socket.SOCK_STREAM)[0]
+    with pytest.raises(BlockedTarget, match=f"port {port}"):
         Guard(()).open_socket(info)
+
+
+@pytest.mark.case(39)
+@pytest.mark.parametrize(
+    ("address", "allowed"), [("10.1.2.3", True), ("127.0.0.1", False), ("169.254.169.254", False), ("::1", False)]
+)
+async def test_at_the_socket_too_opening_10_opens_nothing_else(*, address: str, allowed: bool):
+    info = socket.getaddrinfo(address, 443, type=socket.SOCK_STREAM)[0]
+    guard = Guard(("10.0.0.0/8",))
+    if allowed:
+        guard.open_socket(info).close()
+    else:
+        with pytest.raises(BlockedTarget):
+            guard.open_socket(info)
 
 
 async def test_a_name_without_an_address_is_a_dns_failure():

@@ -17,7 +17,7 @@ FORBIDDEN_URLS = [
     "https://shop.test/#fragment", "https://shop.test/#", "https://shop.test/hook?a=1#b",
     "https://shop.test/%0d%0aX: y", "https://shop.test/%0D%0AX:y", "https://shop.test/%00", "https://shop.test/?a=%0a",
     "https://shop.test/a b", " https://shop.test/", "https://shop.test/\n", "https://sh\top.test/", "https://shop\u200b.test/",
-    "https://shop.test:5432/", "https://shop.test:8332/", "https://shop.test:22/", "https://shop.test:0/",
+    "https://shop.test:5432/", "https://shop.test:8332/", "https://shop.test:18443/", "https://shop.test:22/", "https://shop.test:0/",
     "https://shop.test:65536/", "https://shop.test:-1/", "https://shop.test:x/", "https://[::1/", "https://::1/",
     "https://.shop.test/", "https://shop..test/", "https://-/", "https://shop_/%zz\x7f", "https://*.shop.test/",
     "https://" + "a" * 64 + ".test/", "https://" + "a." * 130 + "test/", "https://shop.test/" + "a" * 2000,
