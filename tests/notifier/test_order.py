@@ -74,24 +74,24 @@ class Judge:
 
 
 async def move_the_clock(shop: Shop, judge: Judge) -> bool:
-    """Make retries due, release some of those that failed and let them wait on; whether all is delivered."""
+    """Make what waits due but for some that failed, and release some of these; whether all is delivered."""
     async with shop.pool.acquire() as connection, connection.transaction():
         failed = await connection.fetch(
             """SELECT d.id, d.sequence, convert_from(v.body, 'UTF8')::jsonb AS told
                FROM delivery d JOIN event v ON v.id = d.event_id
                WHERE d.state = 'pending' AND d.attempts > 0 ORDER BY d.id FOR UPDATE OF d SKIP LOCKED"""
         )
-        chosen = [row for row in failed if judge.dice.random() < 0.1]
+        resting = [row for row in failed if judge.dice.random() < 0.3]
+        chosen = [row for row in resting if judge.dice.random() < 0.3]
         judge.released |= {(row["told"]["stream"], row["sequence"]) for row in chosen}
         await connection.execute(
             "UPDATE delivery SET overtake_after = now(), next_attempt_at = now() + interval '1 h' WHERE id = ANY($1)",
             [row["id"] for row in chosen],
         )
-    resting = [row["id"] for row in chosen]
     await shop.pool.execute(
         """UPDATE delivery SET next_attempt_at = now()
            WHERE state = 'pending' AND next_attempt_at > now() AND id <> ALL($1)""",
-        resting,
+        [row["id"] for row in resting],
     )
     await shop.pool.execute("UPDATE endpoint SET blocked_until = '-infinity' WHERE blocked_until > now()")
     await shop.pool.execute("SELECT pg_notify('paywatch_deliveries', '')")
