@@ -63,6 +63,13 @@ async def test_urls_that_are_none_are_not_registered(operator: Client, shop: Sho
     assert await endpoints(pool) == [OUTSIDE]
 
 
+@pytest.mark.case(38)
+async def test_paywatch_itself_is_not_registered(operator: Client, shop: Shop, pool: Pool):
+    for url in ("https://pay.example/api/v1/projects", "https://pay.example/pay/inv_1"):
+        assert await refusals(operator, shop, url) == [(422, "notificationUrl")] * 4
+    assert await endpoints(pool) == [OUTSIDE]
+
+
 @pytest.mark.case(39)
 async def test_what_the_operator_has_opened_may_be_registered_and_nothing_else(
     operator: Client, shop: Shop, context, settings: Settings
