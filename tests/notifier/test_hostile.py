@@ -196,17 +196,18 @@ async def test_a_slot_is_free_again_when_the_time_is_over(shop: Shop, receiver: 
 @pytest.mark.case(26)
 @pytest.mark.soak
 async def test_the_time_limit_as_it_is_set_at_first(shop: Shop, database_url: str, tmp_path: Path):
-    """15 seconds, half a second more at most. A dripped head has too many headers by then: it is no HTTP."""
+    """15 seconds, half a second more at most; 5 for a connection. A dripped head has too many headers before that."""
     assert Settings(database_url="").delivery_timeout_seconds == 15
     async with AsyncExitStack() as stack:
         urls = await served(stack, SLOW)
         deliveries = [await shop.deliver(await shop.endpoint(url)) for url in urls.values()]
         await stack.enter_async_context(process(tmp_path, database_url))
         attempts = await first_attempts(shop, deliveries)
-    dripped = attempts.pop(deliveries[list(urls).index("head dripped")])
-    assert (dripped["outcome"], dripped["duration_ms"] < 15_500) == ("protocol", True)
-    assert {row["outcome"] for row in attempts.values()} == {"timeout"}
-    assert all(14_900 <= row["duration_ms"] <= 15_500 for row in attempts.values())
+    assert {row["outcome"] for row in attempts.values()} == {"timeout", "protocol"}
+    took_ms = {name: attempts[delivery]["duration_ms"] for name, delivery in zip(urls, deliveries, strict=True)}
+    assert max(took_ms.values()) <= 15_500
+    sooner = {name for name, took in took_ms.items() if took < 14_900}
+    assert sooner == {"silent instead of TLS", "head dripped"}
 
 
 @pytest.mark.case(30)
