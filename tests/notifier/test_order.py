@@ -11,6 +11,7 @@ import pytest
 from aiohttp import web
 
 from notifier import metrics
+from notifier.rules.schedule import ATTEMPTS_MAX
 from regtest.wait import WaitTimeout, wait_for
 from tests.notifier.support import Shop, Sink, gated, notifier, sink
 
@@ -55,8 +56,8 @@ class Judge:
             await asyncio.sleep(self.dice.random() / 100)  # the pace of a receiver
         finally:
             self.under_way[stream] -= 1
-        times = 6 if (stream, sequence) in self.stubborn else 0
-        if self.tries[stream, sequence] <= times or self.dice.random() < 0.25:
+        tried, refused = self.tries[stream, sequence], 6 if (stream, sequence) in self.stubborn else 0
+        if tried <= refused or (tried < ATTEMPTS_MAX and self.dice.random() < 0.25):
             return web.Response(status=self.dice.choice((404, 500, 503)))
         self.accepted.add((stream, sequence))
         return web.Response()
@@ -116,7 +117,7 @@ async def play(shop: Shop, receiver: Sink, database_url: str, *, seed: int, stre
         try:
             await wait_for(lambda: move_the_clock(shop, judge), 60 + streams / 5, "all to be delivered")
         except WaitTimeout:
-            judge.faults.append(f"{await shop.count('pending')} are left over")
+            judge.faults.append("some are left over")
     return judge
 
 
