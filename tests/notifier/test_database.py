@@ -39,9 +39,9 @@ def failures(running: Process, of: str) -> int:
 
 
 async def goes_on_at_the_same_pace(
-    server: Postgres, receiver: Sink, directory: Path, *, measured: int, away_seconds: float
+    server: Postgres, receiver: Sink, directory: Path, *, measured: int, away_seconds: float, share: float
 ) -> None:
-    """The rate over so many posts before the server is killed and after it is back."""
+    """The rate over so many posts after the server was killed and is back has at least this share of that before."""
     loop = asyncio.get_running_loop()
     receiver.behaviour = paced
     warm_up, count = measured // 4, 4 * measured
@@ -66,7 +66,7 @@ async def goes_on_at_the_same_pace(
         assert running.popen.poll() is None
     assert len(receiver.posts) == len(set(receiver.ids())) == count  # none lost, none twice
     before, after = (rate(receiver, start + warm_up, measured) for start in (0, back_at))
-    assert after >= 0.95 * before
+    assert after >= share * before
 
 
 def rate(receiver: Sink, start: int, count: int) -> float:
@@ -78,14 +78,14 @@ def rate(receiver: Sink, start: int, count: int) -> float:
 async def test_the_notifier_goes_on_at_its_pace_when_the_database_is_back(
     own_server: Postgres, receiver: Sink, tmp_path: Path
 ):
-    await goes_on_at_the_same_pace(own_server, receiver, tmp_path, measured=200, away_seconds=1)
+    await goes_on_at_the_same_pace(own_server, receiver, tmp_path, measured=200, away_seconds=1, share=0.75)
 
 
 @pytest.mark.case(9)
 @pytest.mark.soak
 @pytest.mark.timeout(600)
 async def test_the_same_after_ten_seconds(own_server: Postgres, receiver: Sink, tmp_path: Path):
-    await goes_on_at_the_same_pace(own_server, receiver, tmp_path, measured=2000, away_seconds=10)
+    await goes_on_at_the_same_pace(own_server, receiver, tmp_path, measured=2000, away_seconds=10, share=0.95)
 
 
 # Answers that cannot be recorded
