@@ -148,7 +148,7 @@ async def answered_with_anything(
         urls = await served(stack, HOSTILE)
         options = {"delivery_slots": 16, "delivery_timeout_seconds": timeout_seconds}
         running = await stack.enter_async_context(process(directory, database_url, **options))
-        await rounds_of_all(3)  # what is made once is made
+        await rounds_of_all(2)  # what is made once is made
         before = resident_bytes(running)
         found = await rounds_of_all(rounds)
         grown = resident_bytes(running) - before
@@ -168,14 +168,14 @@ async def answered_with_anything(
 
 @pytest.mark.case(26, 27, 28)
 async def test_whatever_is_answered_is_logged_in_bounded_time_and_memory(shop: Shop, database_url: str, tmp_path: Path):
-    await answered_with_anything(shop, database_url, tmp_path, rounds=6, timeout_seconds=0.5)
+    await answered_with_anything(shop, database_url, tmp_path, rounds=4, timeout_seconds=2)
 
 
 @pytest.mark.case(26, 27, 28)
 @pytest.mark.soak
 @pytest.mark.timeout(600)
 async def test_the_same_with_a_thousand_answers(shop: Shop, database_url: str, tmp_path: Path):
-    await answered_with_anything(shop, database_url, tmp_path, rounds=-(-1000 // len(HOSTILE)), timeout_seconds=0.5)
+    await answered_with_anything(shop, database_url, tmp_path, rounds=-(-1000 // len(HOSTILE)), timeout_seconds=2)
 
 
 # Slow
