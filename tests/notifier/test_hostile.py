@@ -129,9 +129,13 @@ def resident_bytes(running: Process) -> int:
 
 
 async def answered_with_anything(
-    shop: Shop, database_url: str, directory: Path, *, rounds: int, timeout_seconds: float
+    shop: Shop, database_url: str, directory: Path, *, rounds: int, margin_seconds: float
 ) -> None:
-    """So many rounds of every kind; an endpoint of its own for each, so that no breaker keeps any of it away."""
+    """So many rounds of every kind; an endpoint of its own for each, so that no breaker keeps any of it away.
+
+    A slot is held no longer than the time limit and this margin.
+    """
+    timeout_seconds = 2
 
     async def rounds_of_all(times: int) -> dict[str, tuple[str, Any]]:
         """By delivery its kind and its first attempt."""
@@ -162,20 +166,20 @@ async def answered_with_anything(
     ]
     assert wrong == []
     longest_ms, longest = max((attempt["duration_ms"], name) for name, attempt in found.values())
-    assert longest_ms <= (timeout_seconds + 0.5) * 1000, longest
+    assert longest_ms <= (timeout_seconds + margin_seconds) * 1000, longest
     assert grown < 10 * 2**20
 
 
 @pytest.mark.case(26, 27, 28)
 async def test_whatever_is_answered_is_logged_in_bounded_time_and_memory(shop: Shop, database_url: str, tmp_path: Path):
-    await answered_with_anything(shop, database_url, tmp_path, rounds=4, timeout_seconds=2)
+    await answered_with_anything(shop, database_url, tmp_path, rounds=4, margin_seconds=1.5)
 
 
 @pytest.mark.case(26, 27, 28)
 @pytest.mark.soak
 @pytest.mark.timeout(600)
 async def test_the_same_with_a_thousand_answers(shop: Shop, database_url: str, tmp_path: Path):
-    await answered_with_anything(shop, database_url, tmp_path, rounds=-(-1000 // len(HOSTILE)), timeout_seconds=2)
+    await answered_with_anything(shop, database_url, tmp_path, rounds=-(-1000 // len(HOSTILE)), margin_seconds=0.5)
 
 
 # Slow
