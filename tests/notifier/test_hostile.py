@@ -156,6 +156,7 @@ async def answered_with_anything(
         before = resident_bytes(running)
         found = await rounds_of_all(rounds)
         grown = resident_bytes(running) - before
+        await shop.pool.execute("UPDATE delivery SET next_attempt_at = now() + interval '1 h' WHERE state = 'pending'")
         healthy = await stack.enter_async_context(sink())
         await shop.until(await shop.deliver(await shop.endpoint(healthy.url)), "delivered", timeout_seconds=30)
     assert len(found) == rounds * len(HOSTILE)
