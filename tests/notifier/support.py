@@ -321,9 +321,11 @@ sys.exit(main(load({})))
 
 
 class Process:
-    """A notifier process, configured as an operator would, its log in a file."""
+    """A notifier process, configured as an operator would, its log in a file; `program` runs it, and may spoil it."""
 
-    def __init__(self, directory: Path, database_url: str, *, time_zone: str = "UTC", **changes: Any) -> None:
+    def __init__(
+        self, directory: Path, database_url: str, program: str = _PROGRAM, *, time_zone: str = "UTC", **changes: Any
+    ) -> None:
         values = {
             "allow_http_targets": "true", "allow_targets": ",".join(LOOPBACK), "encryption_keys": ENCRYPTION_KEY,
             **changes,
@@ -338,7 +340,7 @@ class Process:
         self.log = directory / f"notifier-{next(_numbers)}.log"
         with self.log.open("wb") as output:
             self.popen = subprocess.Popen(
-                [sys.executable, "-c", _PROGRAM], env=environment, stdout=output, stderr=output
+                [sys.executable, "-c", program], env=environment, stdout=output, stderr=output
             )
 
     async def started(self) -> "Process":
