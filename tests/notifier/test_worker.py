@@ -298,6 +298,7 @@ async def test_503_with_retry_after_pauses_the_endpoint_and_then_goes_on(shop: S
     assert len(receiver.posts) == 21
 
 
+@pytest.mark.case(48)
 @pytest.mark.usefixtures("running")
 async def test_an_open_breaker_uses_up_no_attempts_and_probes_once(shop: Shop, receiver: Sink):
     receiver.behaviour = hanging_up
