@@ -12,6 +12,7 @@ from regtest.node import Node
 from regtest.wait import wait_for
 from tests.chain.agreement import agree, booked
 from tests.notifier.support import SECRET, notifier, sink
+from tests.support import add_secret
 from tests.watcher.bitcoind import watching as around
 from tests.watcher.bitcoind.watching import DUE, PAID, Watching
 from tests.watcher.processes import START_SECONDS, Start, wait_logged, watcher_processes
@@ -75,6 +76,7 @@ async def is_alone(connection: asyncpg.Connection) -> bool:
 
 
 @pytest.mark.scenario(24)
+@pytest.mark.case(7)
 async def test_a_watcher_that_is_killed_in_the_middle_of_a_block_loses_and_repeats_nothing(
     watching: Watching, start: Start, database_url: str, *, zmq: bool
 ):
@@ -108,13 +110,14 @@ async def test_a_watcher_that_is_killed_in_the_middle_of_a_block_loses_and_repea
 
 
 @pytest.mark.scenario(24)
+@pytest.mark.case(7)
 async def test_what_was_committed_is_published_although_the_watcher_died_before_it_knew(
     pool: Pool, node: Node, chain: Chain, start: Start, database_url: str, *, zmq: bool
 ):
     """Its commit goes through after its death; the notifier, started later, posts the event, and only once."""
     async with around.watching(pool, node, chain) as watching, sink() as receiver:
         await pool.execute("UPDATE endpoint SET url = $1", receiver.url)
-        await pool.execute("INSERT INTO project_secret VALUES ($1, 1, $2)", watching.project_id, SECRET)
+        await add_secret(pool, watching.project_id, 1, SECRET)
         await service.release_lease(pool, watching.pipeline.epoch)
         await make_holds(pool)
         running = start(**({} if zmq else {"bitcoind_zmq": ""}))

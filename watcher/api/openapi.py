@@ -55,6 +55,7 @@ WEBHOOK_HEADERS = {
 
 IDS = {
     "projects": f"^prj_{ID}$", "invoices": f"^inv_{ID}$", "deliveries": f"^dlv_{ID}$", "anomalies": f"^{OUTPOINT}$",
+    "webhook-secrets": f"^sec_{ID}$",
     "endpoints": ENDPOINT,
 }  # fmt: skip
 

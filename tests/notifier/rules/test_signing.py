@@ -21,11 +21,13 @@ def independent(secret: str, event_id: str, timestamp: int, body: bytes) -> str:
     return "v1," + base64.b64encode(digest).decode()
 
 
+@pytest.mark.case(42)
 def test_the_vector_of_the_specification():
     signature = sign("msg_p5jXN8AQM9LWM0D4loKWxJek", 1614265330, b'{"test": 2432232314}', [SECRET])
     assert signature == "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE="
 
 
+@pytest.mark.case(42)
 @pytest.mark.parametrize(
     "body", [b"", b"{}", '{"name": "Gr\u00fc\u00dfe \u2028 \U0001f600"}'.encode(), b'"' + b"x" * 65_534 + b'"']
 )
@@ -42,6 +44,7 @@ def test_any_text_is_signed_as_its_bytes(text: str, timestamp: int):
     assert sign("evt_1", timestamp, body, [SECRET]) == independent(SECRET, "evt_1", timestamp, body)
 
 
+@pytest.mark.case(43)
 def test_the_time_zone_of_the_process_plays_no_part(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("TZ", "Asia/Bangkok")
     time.tzset()
@@ -82,6 +85,7 @@ def of_bytes(count: int) -> str:
     return "whsec_" + base64.b64encode(b"x" * count).decode()
 
 
+@pytest.mark.case(46)
 @pytest.mark.parametrize(
     "secret",
     [
@@ -110,6 +114,12 @@ def test_secrets_of_the_allowed_lengths(count: int):
     assert parse_secret(of_bytes(count)) == b"x" * count
 
 
+def test_what_cannot_be_signed_says_why():
+    message = Message("https://shop.test", "evt_1", b"{}", (SECRET,), 1, "its secret does not open")
+    with pytest.raises(ValueError, match="its secret does not open"):
+        headers(message, 1, "paywatch/1")
+
+
 def test_nothing_is_sent_unsigned():
     with pytest.raises(ValueError, match="no signing secret"):
         sign("evt_1", 0, b"{}", [])
@@ -117,4 +127,4 @@ def test_nothing_is_sent_unsigned():
 
 def test_a_message_shows_neither_secrets_nor_body_nor_url():
     shown = repr(Message("https://shop.test/?token=t0ken", "evt_1", b"body", (SECRET,), 1))
-    assert shown == "Message(event_id='evt_1', attempt=1)"
+    assert shown == "Message(event_id='evt_1', attempt=1, fault=None)"
