@@ -22,6 +22,7 @@ from watcher.runtime import migrate, targets
 from watcher.runtime.config import Settings
 from watcher.runtime.db import Pool, open_pool
 from watcher.runtime.metrics import paywatch_version, serve_metrics
+from watcher.runtime.sealing import Keyring
 from watcher.runtime.service import run_role
 
 # Beyond the time limit of a POST: for the wait before it (`slots.START_SECONDS`) and for the record.
@@ -42,8 +43,10 @@ def main(settings: Settings) -> int:
 async def serve(settings: Settings, stop: asyncio.Event) -> None:
     """Deliver until `stop` is set, then finish what is under way.
 
-    Raises `Unavailable` when the database is away at the start, `Misconfigured` when its schema is not ours.
+    Raises `Unavailable` when the database is away at the start, `Misconfigured` when its schema is not ours
+    or a setting is missing or wrong.
     """
+    ring = Keyring.required(settings)
     targets.networks(settings.allow_targets)  # a wrong one ends the start, not the first delivery
     async with AsyncExitStack() as stack:
         pool = await stack.enter_async_context(
@@ -52,7 +55,7 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
         await migrate.check(pool)
         await stack.enter_async_context(serve_metrics(settings))
         client = await stack.enter_async_context(_client(settings))
-        await _run(settings, pool, client, stop)
+        await _run(settings, pool, ring, client, stop)
 
 
 def _client(settings: Settings) -> AbstractAsyncContextManager[Client]:
@@ -66,12 +69,12 @@ def _client(settings: Settings) -> AbstractAsyncContextManager[Client]:
     )
 
 
-async def _run(settings: Settings, pool: Pool, client: Client, stop: asyncio.Event) -> None:
+async def _run(settings: Settings, pool: Pool, ring: Keyring, client: Client, stop: asyncio.Event) -> None:
     lease_seconds = settings.delivery_timeout_seconds + LEASE_MARGIN_SECONDS
     doorbell = Doorbell()
     slots = Slots(settings.delivery_slots, _posts_max(settings.delivery_slots))
-    worker = Worker(Store(pool, lease_seconds), client, doorbell, slots, random.random)
-    confirmations = Confirmations(pool, client, doorbell, lease_seconds)
+    worker = Worker(Store(pool, lease_seconds, ring), client, doorbell, slots, random.random)
+    confirmations = Confirmations(pool, ring, client, doorbell, lease_seconds)
     async with asyncio.TaskGroup() as around:
         beside = [
             around.create_task(listen(settings.database_url, doorbell)),

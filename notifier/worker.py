@@ -14,11 +14,12 @@ import structlog
 from notifier import metrics
 from notifier.client import Client
 from notifier.doorbell import Doorbell, rung
-from notifier.rules.delivery import Step
-from notifier.rules.schedule import RECORD_AT_STOP_SECONDS, database_pause_seconds
+from notifier.rules.delivery import POISON, Endpoint, News, Step
+from notifier.rules.schedule import DISABLE_AFTER, RECORD_AT_STOP_SECONDS, database_pause_seconds
 from notifier.slots import SLOW_SECONDS, Slots
-from notifier.store import Delivery, Record, Result, Store
+from notifier.store import Delivery, Expired, Record, Result, Store
 from watcher.runtime.errors import Transient
+from watcher.runtime.ids import numbered_id
 from watcher.runtime.service import stopped_within
 
 RECORDS_PER_BATCH = 256
@@ -153,9 +154,8 @@ class Worker:
             except Transient as error:
                 log.warning("reap.failed", error=error.message)
                 continue
-            for delivery_id in taken_back:
-                log.warning("lease.expired", delivery_id=delivery_id)
-                metrics.REAPED.inc()
+            for expired in taken_back:
+                _report_expired(expired)
             if taken_back:
                 self._bell.set()
 
@@ -163,11 +163,13 @@ class Worker:
         while True:
             try:
                 pending, oldest_seconds = await self._store.backlog()
+                disabled, failing = await self._store.census()
             except Transient as error:
                 log.warning("backlog.unknown", error=error.message)
             else:
                 metrics.PENDING.set(pending)
                 metrics.OLDEST_PENDING_SECONDS.set(oldest_seconds)
+                metrics.set_endpoints(disabled, failing)
             await asyncio.sleep(BACKLOG_SECONDS)
 
     async def _finish(self) -> None:
@@ -187,7 +189,7 @@ def _report(record: Record) -> None:
         event_id=delivery.message.event_id,
         event_type=delivery.event_type,
         invoice_id=delivery.invoice_id,
-        endpoint_id=delivery.endpoint_id,
+        endpoint_id=numbered_id("end", delivery.endpoint_id),
         attempt=delivery.message.attempt,
         outcome=answer.outcome.value,
         status=answer.status,
@@ -196,7 +198,9 @@ def _report(record: Record) -> None:
     )
     if decision is None:
         metrics.LATE.inc()
-        line.warning("delivery.attempt", late=True)
+        if record.late_step is not None:
+            metrics.NOTIFICATIONS.labels(delivery.event_type, "delivered").inc()
+        line.warning("delivery.attempt", late=True, step=record.late_step and record.late_step.name.lower())
         return
     line = line.bind(late=False, step=decision.step.name.lower())
     match decision.step:
@@ -211,3 +215,35 @@ def _report(record: Record) -> None:
             line.error("delivery.attempt", dead_reason=decision.dead_reason)
         case _:
             line.warning("delivery.attempt", next_attempt_at=decision.next_attempt_at.isoformat())
+    if record.news is not None:
+        _report_endpoint(record, decision.endpoint, record.news)
+
+
+def _report_endpoint(record: Record, endpoint: Endpoint, news: News) -> None:
+    """Say once that an endpoint fails, or is disabled. Its URL may hold a token: it is named by its number."""
+    line = log.bind(
+        endpoint_id=numbered_id("end", record.result.delivery.endpoint_id),
+        project_id=record.project_id,
+        failing_since=endpoint.failing_since and endpoint.failing_since.isoformat(),
+    )
+    match news:
+        case News.FAILING:
+            line.warning("endpoint.failing", disabled_after=str(DISABLE_AFTER))
+        case News.DISABLED:
+            line.error("endpoint.disabled", reason=endpoint.disabled_reason)
+
+
+def _report_expired(expired: Expired) -> None:
+    """Say that a notifier ended while it was sending; or that it was this delivery that ended it, again and again."""
+    metrics.REAPED.inc()
+    line = log.bind(
+        delivery_id=expired.id,
+        event_id=expired.event_id,
+        endpoint_id=numbered_id("end", expired.endpoint_id),
+        crashes=expired.crashes,
+    )
+    if expired.is_dead:
+        metrics.NOTIFICATIONS.labels(expired.event_type, POISON).inc()
+        line.error("lease.expired", dead_reason=POISON)
+    else:
+        line.warning("lease.expired")

@@ -19,10 +19,13 @@ T = TypeVar("T")
 
 project = group("Projects: their settings, their balance, reports of their money.")
 invoice = group("Invoices.")
+secret = group("The secrets that a project's notifications are signed with.")
+project.add_typer(secret, name="secret")
 
 ProjectId = Annotated[str, typer.Argument(metavar="ID", help="The project's id (prj_…).")]
 InvoiceId = Annotated[str, typer.Argument(metavar="ID", help="The invoice's id (inv_…).")]
 Limit = Annotated[int, typer.Option(help="So many at the most, up to 200.")]
+WhySecret = Annotated[str | None, typer.Option(metavar="TEXT", help="Why; it is kept in the log of actions.")]
 Cursor = Annotated[str | None, typer.Option(help="Those behind; it is named at the end of a full list.")]
 
 TOLERATED = "so much {} settles an invoice all the same"
@@ -101,12 +104,12 @@ def _cap(text: str) -> str | None:
 _VALUES: dict[str, Callable[[Any], Any]] = {"tier": _tiers, "unconfirmed_cap": _cap}
 
 
-def _given(**values: object) -> dict[str, str]:
+def given(**values: object) -> dict[str, str]:
     """Query parameters that were given."""
     return {name.rstrip("_"): str(value) for name, value in values.items() if value is not None}
 
 
-def _ask(settings: Settings, work: Callable[["Office"], Awaitable[T]], *, shows_addresses: bool = False) -> T:
+def ask(settings: Settings, work: Callable[["Office"], Awaitable[T]], *, shows_addresses: bool = False) -> T:
     """Do the work in an office of its own."""
     from watcher.in_process import office
 
@@ -118,7 +121,7 @@ def _ask(settings: Settings, work: Callable[["Office"], Awaitable[T]], *, shows_
 
 
 def _document(settings: Settings, method: str, path: str, object_id: str = "", **more: Any) -> dict[str, Any]:
-    return _ask(settings, lambda office: office.call(method, path, object_id, **more))
+    return ask(settings, lambda office: office.call(method, path, object_id, **more))
 
 
 def flat(document: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
@@ -160,7 +163,7 @@ def lines(document: Mapping[str, Any]) -> str:
     return "\n".join(f"{name:{width}}  {value}" for name, value in told.items())
 
 
-def _table(rows: Sequence[Sequence[Any]]) -> str:
+def table(rows: Sequence[Sequence[Any]]) -> str:
     """Rows in columns."""
     cells = [[_readable(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
@@ -170,13 +173,13 @@ def _table(rows: Sequence[Sequence[Any]]) -> str:
 
 def _say_list(document: Mapping[str, Any], columns: Sequence[str], as_json: bool) -> None:  # noqa: FBT001 - the option
     items, cursor = document["items"], document["nextCursor"]
-    text = _table([[item[name] for name in columns] for item in items]) if items else "none"
+    text = table([[item[name] for name in columns] for item in items]) if items else "none"
     say(dict(document), text + (f"\nmore: --cursor {cursor}" if cursor else ""), as_json)
 
 
 def _project_list(settings: Settings, *, limit: Limit = 50, cursor: Cursor = None, as_json: Json = False) -> int:
     """List projects, newest first."""
-    found = _document(settings, "GET", "/projects", query=_given(limit=limit, cursor=cursor))
+    found = _document(settings, "GET", "/projects", query=given(limit=limit, cursor=cursor))
     _say_list(found, ("id", "mode", "currency", "name"), as_json)
     return 0
 
@@ -231,7 +234,7 @@ def _project_set(
         before = await office.call("GET", "/projects/{id}", project_id)
         return before, await office.call("PATCH", "/projects/{id}", project_id, body=body)
 
-    before, after = _ask(settings, change)
+    before, after = ask(settings, change)
     say(after, _changes(flat(before), flat(after)), as_json)
     return 0
 
@@ -266,12 +269,58 @@ def _project_report(
     """Report what was confirmed, taken back and accepted, by the time of booking, with the sums."""
     if as_csv and as_json:
         raise typer.BadParameter("name one of them", param_hint="--csv or --json")
-    query = _given(from_=start, to=end)
+    query = given(from_=start, to=end)
     if as_csv:
-        _ask(settings, lambda office: _print(office.table("/projects/{id}/report", project_id, query)))
+        ask(settings, lambda office: _print(office.table("/projects/{id}/report", project_id, query)))
         return 0
-    report = _ask(settings, lambda office: _whole_report(office, project_id, query))
+    report = ask(settings, lambda office: _whole_report(office, project_id, query))
     say(report, _report_text(report), as_json)
+    return 0
+
+
+def _secret_rotate(
+    settings: Settings,
+    *,
+    project_id: ProjectId,
+    grace_seconds: Annotated[
+        int | None,
+        typer.Option(
+            "--grace-seconds",
+            metavar="N",
+            help="How long the secret before stays valid; 0: it ends at once. [default: 86400, a day]",
+        ),
+    ] = None,
+    reason: WhySecret = None,
+    as_json: Json = False,
+) -> int:
+    """Make a new secret for a project's notifications and print it; it is never shown again.
+
+    While the one before is valid too, notifications carry a signature by each.
+    """
+    body = _body({"graceSeconds": grace_seconds, "reason": reason}, {})
+    made = _document(settings, "POST", "/projects/{id}/webhook-secrets", project_id, body=body)
+    say(made, lines(made), as_json)
+    return 0
+
+
+def _secret_list(settings: Settings, *, project_id: ProjectId, as_json: Json = False) -> int:
+    """List the secrets that a project's notifications are signed with, the current one first; not what they are."""
+    found = _document(settings, "GET", "/projects/{id}/webhook-secrets", project_id)
+    _say_list(found, ("id", "createdAt", "expiresAt"), as_json)
+    return 0
+
+
+def _secret_revoke(
+    settings: Settings,
+    *,
+    secret_id: Annotated[str, typer.Argument(metavar="SECRET", help="The secret's id (sec_…), as the list has it.")],
+    reason: WhySecret = None,
+    as_json: Json = False,
+) -> int:
+    """End an old secret now. The current one is ended by `rotate --grace-seconds 0`."""
+    body = _body({"reason": reason}, {})
+    ended = _document(settings, "POST", "/webhook-secrets/{id}/revoke", secret_id, body=body)
+    say(ended, f"{ended['id']} of {ended['projectId']} has ended", as_json)
     return 0
 
 
@@ -297,7 +346,7 @@ def _report_text(report: Mapping[str, Any]) -> str:
     sums = [["total", "", one["btc"], one["amount"], one["currency"], "", ""] for one in totals["currencies"]]
     if len(sums) != 1:
         sums.append(["total", "", totals["btc"], "", "", "", ""])
-    return _table(rows + sums)
+    return table(rows + sums)
 
 
 def _invoice_create(
@@ -322,7 +371,7 @@ def _invoice_create(
         "notificationUrl": notification_url, "redirectUrl": redirect_url, "metadata": _json(metadata),
     }  # fmt: skip
     body = _body(fields, {})
-    made = _ask(settings, lambda office: office.call("POST", "/invoices", body=body), shows_addresses=True)
+    made = ask(settings, lambda office: office.call("POST", "/invoices", body=body), shows_addresses=True)
     say(made, lines(made), as_json)
     return 0
 
@@ -346,7 +395,7 @@ def _invoice_list(
     as_json: Json = False,
 ) -> int:
     """List invoices, newest first."""
-    query = _given(projectId=project_id, status=status, label=label, reference=reference, limit=limit, cursor=cursor)
+    query = given(projectId=project_id, status=status, label=label, reference=reference, limit=limit, cursor=cursor)
     found = _document(settings, "GET", "/invoices", query=query)
     _say_list(found, ("id", "status", "amount", "currency", "paidBtc", "reference"), as_json)
     return 0
@@ -380,6 +429,9 @@ project.command("create")(with_settings(_project_create, ALL))
 project.command("set")(with_settings(_project_set, ("database_url", "allow_http_targets", "allow_targets")))
 project.command("balance")(with_settings(_project_balance, DATABASE))
 project.command("report")(with_settings(_project_report, DATABASE))
+secret.command("rotate")(with_settings(_secret_rotate, DATABASE))
+secret.command("list")(with_settings(_secret_list, DATABASE))
+secret.command("revoke")(with_settings(_secret_revoke, DATABASE))
 invoice.command("create")(with_settings(_invoice_create, ALL))
 invoice.command("list")(with_settings(_invoice_list, _DOCUMENTS))
 invoice.command("show")(with_settings(_invoice_show, _DOCUMENTS))

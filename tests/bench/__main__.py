@@ -9,7 +9,7 @@ from pathlib import Path
 
 from watcher.runtime import log
 
-BENCHES = ("blocks", "catch_up", "burst", "latency", "invoices", "deliveries")
+BENCHES = ("blocks", "catch_up", "burst", "latency", "invoices", "signing", "deliveries")
 
 
 def main(names: list[str]) -> None:

@@ -10,6 +10,7 @@ from regtest.postgres import Postgres
 from tests.bench.report import Row
 from tests.notifier import history
 from tests.notifier.support import Shop
+from tests.support import RING
 from watcher.runtime import migrate
 from watcher.runtime.db import open_pool
 
@@ -37,7 +38,7 @@ async def measure() -> list[Row]:
 
 
 async def _rows(shop: Shop) -> list[Row]:
-    store = Store(shop.pool, 20)
+    store = Store(shop.pool, 20, RING)
     endpoint_ids = await history.endpoints(shop, ENDPOINTS)
     await history.add_finished(shop, endpoint_ids, HISTORY)
     await history.add_due(shop, endpoint_ids[:50], 500)

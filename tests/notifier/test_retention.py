@@ -11,6 +11,7 @@ from notifier.retention import keep_log_short, prune
 from notifier.store import Store
 from regtest.wait import wait_for
 from tests.notifier.support import Shop, notifier, sink
+from tests.support import RING
 
 URL = "https://shop.test/hook"
 AGE = timedelta(days=90)
@@ -90,7 +91,7 @@ async def test_nobody_waits_for_it(shop: Shop, database_url: str):
             for delivery_id in ids:
                 await shop.until(delivery_id, "delivered")
             assert len(await shop.attempts(ids[0])) == 1
-            assert await Store(shop.pool, 20).reap() == []
+            assert await Store(shop.pool, 20, RING).reap() == []
 
 
 async def test_the_notifier_prunes_by_its_setting(shop: Shop, database_url: str):
