@@ -47,6 +47,10 @@ OUTPOINT = r"[0-9a-f]{64}:[0-9]{1,9}"
 
 POSITION = "^[0-9]{1,18}$"
 
+ENDPOINT = "^end_[0-9]{26}$"
+
+EVENT_TYPE = r"^[a-z_]+(\.[a-z_]+)*$"
+
 ID_PREFIXES = ("prj", "inv", "evt", "dlv")
 
 ID = r"[0-9A-HJKMNP-TV-Z]{26}"
@@ -125,3 +129,4 @@ ProjectId = Annotated[Text, Field(pattern=f"^prj_{ID}$")]
 InvoiceId = Annotated[Text, Field(pattern=f"^inv_{ID}$")]
 EventId = Annotated[Text, Field(pattern=f"^evt_{ID}$")]
 DeliveryId = Annotated[Text, Field(pattern=f"^dlv_{ID}$")]
+EndpointId = Annotated[Text, Field(pattern=ENDPOINT)]
