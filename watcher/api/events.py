@@ -17,8 +17,8 @@ POLL_SECONDS = 1.0
 REPLAY_MAX = 10_000  # events of one call; it answers where to go on
 
 BEYOND = (
-    "is behind the newest event, whose cursor is {}: give a nextCursor of this project's feed, as it was; if the server "
-    "was restored from a backup, begin again at 0, and leave out the ids that you know"
+    "is behind the newest event, whose cursor is {}: give a nextCursor of this project's feed, as it was; if the "
+    "server was restored from a backup, begin again at 0, and leave out the ids that you know"
 )
 
 

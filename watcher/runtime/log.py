@@ -11,6 +11,8 @@ from typing import Any
 
 import structlog
 
+from watcher.runtime.text import printable
+
 SECRET = re.compile(r"whsec_[A-Za-z0-9+/=]+|pw_[a-z]+_[A-Za-z0-9_-]{20,}|(?<=://)[^/@\s:]+:[^/@\s]+(?=@)")
 
 
@@ -23,6 +25,14 @@ def _redact(_logger: object, _method: str, fields: MutableMapping[str, Any]) -> 
     for name, value in fields.items():
         if isinstance(value, str):
             fields[name] = redact(value)
+    return fields
+
+
+def _escape(_logger: object, _method: str, fields: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """What others wrote does nothing to a terminal; JSON escapes by itself."""
+    for name, value in fields.items():
+        if isinstance(value, str):
+            fields[name] = printable(value, keep="\n" if name == "exception" else "")
     return fields
 
 
@@ -46,6 +56,7 @@ def configure(level: str, style: str, role: str) -> None:
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.format_exc_info,
             _redact,
+            *([_escape] if text else []),
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),

@@ -26,6 +26,17 @@ _STATES = {
     "held": "d.state = 'pending' AND (SELECT p.status FROM endpoint p WHERE p.id = d.endpoint_id) = 'disabled'",
     "failing": f"{_IS_OPEN} AND d.overtake_after IS NOT NULL",  # set by the first failure
 }
+_OF_EVENT = """
+(SELECT * FROM delivery WHERE event_id = $1 AND replay_of IS NULL
+ UNION ALL SELECT * FROM delivery WHERE event_id = $1 AND replay_of IS NOT NULL)"""
+
+# A bound on the rows that are looked at is one only if they are read in the order of their index, and not sorted
+# first. The planner guesses how many there are; how wrong it is must not decide. Until the end of the transaction.
+_BY_INDEX = """
+SELECT set_config(name, 'off', true) FROM unnest(ARRAY['enable_seqscan', 'enable_bitmapscan', 'enable_sort']) AS name
+"""
+_FIRST_ID, _LAST_ID = "dlv_" + 26 * "0", "dlv_" + 26 * "Z"
+
 _OPEN_STATES = frozenset({"pending", "in_flight", "held", "failing"})
 
 # The deliveries that go first are those for which the notifier lets this one wait, see `notifier.store`.
@@ -67,9 +78,20 @@ class Page:
     next_before: str | None
 
 
+@dataclass(frozen=True, slots=True)
+class _Candidates:
+    """What a page looks at: a table with its conditions, their arguments, and the order that the index is in."""
+
+    table: str
+    values: list[object]
+    order: str = "d.id DESC"
+
+
 async def page(connection: Connection, wanted: Filter, limit: int) -> Page:
-    """A page of the log, newest first. It may be short, or empty, and yet not be the last."""
-    candidates, values = await _candidates(connection, wanted)
+    """A page of the log, newest first, in a transaction. It may be short, or empty, and yet not be the last."""
+    await connection.execute(_BY_INDEX)
+    found = await _candidates(connection, wanted)
+    candidates = f"SELECT * FROM {found.table} ORDER BY {found.order}"  # noqa: S608 (constant text)
     clause, more = where(
         {
             "d.project_id =": wanted.project_id, "d.endpoint_id =": wanted.endpoint_id,
@@ -77,40 +99,51 @@ async def page(connection: Connection, wanted: Filter, limit: int) -> Page:
             "d.created_at >=": wanted.since, "d.created_at <": wanted.until,
             "(SELECT v.type FROM event v WHERE v.id = d.event_id) =": wanted.event_type,
         },
-        _STATES.get(wanted.state or "", ""), first=len(values) + 1,
+        _STATES.get(wanted.state or "", ""), first=len(found.values) + 1,
     )  # fmt: skip
-    found = await connection.fetch(
-        f"SELECT d.id FROM (SELECT * FROM {candidates} LIMIT {LOOK_MAX:d}) d {clause} "  # noqa: S608 (constant text)
-        f"ORDER BY d.id DESC LIMIT {limit:d}",
-        *values, *more,
+    kept = await connection.fetch(
+        f"SELECT d.id FROM ({candidates} LIMIT {LOOK_MAX:d}) d {clause} "  # noqa: S608 (constant text)
+        f"ORDER BY {found.order} LIMIT {limit:d}",
+        *found.values, *more,
     )  # fmt: skip
-    ids = [row["id"] for row in found]
+    ids = [row["id"] for row in kept]
     rows = await connection.fetch(f"{_SELECT} WHERE d.id = ANY($1) ORDER BY d.id DESC", ids) if ids else []
     if len(ids) == limit:
         return Page(rows, ids[-1])
-    last = f"SELECT d.id FROM {candidates} OFFSET {LOOK_MAX - 1:d} LIMIT 1"  # noqa: S608 (constant text)
-    return Page(rows, await connection.fetchval(last, *values))
+    last = f"SELECT d.id FROM ({candidates} OFFSET {LOOK_MAX - 1:d} LIMIT 1) d"  # noqa: S608 (constant text)
+    return Page(rows, await connection.fetchval(last, *found.values))
 
 
-async def _candidates(connection: Connection, wanted: Filter) -> tuple[str, list[object]]:
-    """What a page looks at, newest first: by the narrowest of the indexes that are in this order, and by time."""
-    bounds = {"d.id <": wanted.before, "d.id < ": _id_at(wanted.until, 1), "d.id >=": _id_at(wanted.since, -1)}
+async def _candidates(connection: Connection, wanted: Filter) -> _Candidates:
+    """The candidates of a page: in the order of the narrowest index that has one, and within the time."""
+    before, since = wanted.before or _LAST_ID, _id_at(wanted.since, -1) or _FIRST_ID
+    before = min(before, _id_at(wanted.until, 1) or _LAST_ID)
+    bounds = {"d.id <": before, "d.id >=": since}
     if wanted.event_id is not None:
-        of_event = (
-            "(SELECT * FROM delivery WHERE event_id = $1 AND replay_of IS NULL "
-            "UNION ALL SELECT * FROM delivery WHERE event_id = $1 AND replay_of IS NOT NULL)"
-        )
         clause, values = where(bounds, first=2)
-        return f"{of_event} d {clause} ORDER BY d.id DESC", [wanted.event_id, *values]
+        return _Candidates(f"{_OF_EVENT} d {clause}", [wanted.event_id, *values])
     if wanted.invoice_id is not None:
-        clause, values = where({"d.invoice_id =": wanted.invoice_id, **bounds})
-    elif wanted.state in _OPEN_STATES and await _are_few_open(connection, wanted.endpoint_id):
+        return _beneath("d.invoice_id", wanted.invoice_id, before, since)
+    if wanted.state in _OPEN_STATES and await _are_few_open(connection, wanted.endpoint_id):
         clause, values = where({"d.endpoint_id =": wanted.endpoint_id, **bounds}, _IS_OPEN)
-    elif wanted.state in _OPEN_STATES or wanted.state in (None, "delivered"):
-        clause, values = where({"d.project_id =": wanted.project_id, **bounds})
-    else:
+        return _Candidates(f"delivery d {clause}", values, "d.id || '' DESC")  # no index of all rows has this order
+    if wanted.state not in _OPEN_STATES | {None, "delivered"}:
         clause, values = where(bounds, "d.state NOT IN ('pending', 'in_flight', 'delivered')")
-    return f"delivery d {clause} ORDER BY d.id DESC", values
+        return _Candidates(f"delivery d {clause}", values)
+    if wanted.project_id is not None:
+        return _beneath("d.project_id", wanted.project_id, before, since)
+    clause, values = where(bounds)
+    return _Candidates(f"delivery d {clause}", values)
+
+
+def _beneath(column: str, value: str, before: str, since: str) -> _Candidates:
+    """By an index of a column and the id.
+
+    Written as a comparison of rows, since for `column = value ORDER BY id` the planner may walk through all ids,
+    when it takes the value for a frequent one: the newest million may be somebody else's.
+    """
+    clause = f"({column}, d.id) < ($1, $2) AND ({column}, d.id) >= ($1, $3)"
+    return _Candidates(f"delivery d WHERE {clause}", [value, before, since], f"{column} DESC, d.id DESC")
 
 
 async def _are_few_open(connection: Connection, endpoint_id: int | None) -> bool:
