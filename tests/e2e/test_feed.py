@@ -64,7 +64,7 @@ async def test_a_delivery_is_found_shown_and_sent_again_by_command(product: Prod
     code, text = await product.up.command("deliveries", "redeliver", delivery["id"])
     assert (code, text.startswith(f"{delivery['id']}: sends {delivery['eventId']} as dlv_")) == (0, True)
     again = await wait_for(
-        lambda: [one for one in product.sink.requests if one.headers.get("webhook-id") == delivery["eventId"]][1:],
+        lambda: [one for one in product.sink.requests() if one.webhook_id == delivery["eventId"]][1:],
         20, "the event to come again",
     )  # fmt: skip
     assert again[0].body == first.body
