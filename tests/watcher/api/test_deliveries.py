@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from regtest.wait import wait_for
-from tests.notifier.support import notifier
+from tests.notifier.support import notifier, sink
 from tests.watcher.api.conftest import new_shop
 from tests.watcher.api.test_events import tell
 from watcher.api.schemas.answers import Delivery, DeliveryDetail
@@ -259,6 +259,33 @@ async def test_a_finished_delivery_is_sent_again_as_a_new_one(shop, pool, invoic
     assert (new["eventId"], new["replayOf"], new["state"], new["attemptCount"]) == (event_id, old["id"], "pending", 0)
     assert new["id"] != old["id"]
     assert await pool.fetchval("SELECT count(*) FROM event") == 1
+
+
+async def test_a_range_that_is_asked_for_twice_at_once_comes_once_more_in_order_and_byte_for_byte(
+    shop, pool, database_url
+):
+    """By the receiver's word: each event twice, the same id and bytes, and each invoice in its order both times."""
+    async with sink() as receiver:
+        assert (await shop.client.patch(f"/projects/{shop.id}", {"notificationUrl": receiver.url})).status == 200
+        invoices = [(await shop.client.post("/invoices", ORDER)).body for _ in range(4)]
+        ids = {invoice["id"]: await tell(pool, invoice, 1, 2, 3) for invoice in invoices}
+        finished = "SELECT count(*) FROM delivery WHERE state = 'delivered'"
+        async with notifier(database_url):
+            await wait_for(lambda: _reached(pool, finished, 12), 30, "the events to arrive")
+        asked = [shop.client.post("/events/redeliver", {}) for _ in range(2)]
+        assert [answer["queued"] for answer in await asyncio.gather(*asked)] == [12, 12]
+        async with notifier(database_url):
+            await wait_for(lambda: _reached(pool, finished, 24), 30, "the replays to arrive")
+        assert await pool.fetchval("SELECT count(*) FROM delivery") == 24
+    assert len(receiver.posts) == 24
+    for expected in ids.values():
+        assert [post.id for post in receiver.posts if post.id in expected] == expected * 2
+    for event in receiver.ids():
+        assert len({post.body for post in receiver.posts if post.id == event}) == 1
+
+
+async def _reached(pool, query: str, count: int) -> bool:
+    return await pool.fetchval(query) >= count
 
 
 async def test_a_waiting_delivery_is_made_due(shop, pool, invoice):

@@ -13,7 +13,8 @@ def test_what_is_planned_is_told_as_described():
     document = replay(plan(told, None), dry_run=True) | {"nextCursor": None}
     found = Queued.model_validate(document)
     assert (found.queued, found.held, found.in_flight, found.types) == (3, 1, 1, {"a": 1, "b": 2})
-    assert found.first and found.last
+    assert found.first is not None
+    assert found.last is not None
     assert (found.first.cursor, found.last.cursor) == ("0", "3")
 
 
