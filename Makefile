@@ -19,7 +19,7 @@ run: install ## everything on regtest by one command: node, database, watcher, a
 	$(BIN)/paywatch regtest up
 
 regtest: $(INSTALL_DEV) ## install, then the integration tests on real bitcoind and PostgreSQL
-	$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m 'regtest and not soak' tests/chain tests/e2e tests/watcher
+	$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m 'regtest and not soak' tests/browser tests/chain tests/e2e tests/watcher
 
 test: $(INSTALL_DEV) lint types ## install, then linters, types, import rules and every test
 	$(BIN)/python -m pytest $(SIDE_BY_SIDE)

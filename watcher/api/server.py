@@ -9,11 +9,13 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 from prometheus_client import Counter, Histogram
 
-from watcher.api import health, pages
+from watcher.api import health, payment_page
 from watcher.api.dispatch import CONTEXT, JSON, KEY_ID, Context, dispatch, encoded
 from watcher.api.docs import docs_page
 from watcher.api.errors import problem_of
+from watcher.api.live import LIVE, Live, live_pages
 from watcher.api.openapi import openapi_document
+from watcher.api.rendering import asset
 from watcher.api.routes import BASE, ROUTES
 
 BODY_BYTES_MAX = 65_536
@@ -31,6 +33,8 @@ def application(context: Context) -> web.Application:
     """The whole server."""
     server = web.Application(middlewares=[_observed], client_max_size=BODY_BYTES_MAX)
     server[CONTEXT] = context
+    server[LIVE] = Live(context.pool, context.doorbell)
+    server.cleanup_ctx.append(live_pages)
     for route in ROUTES:
         server.router.add_route(route.method, BASE + route.path, partial(dispatch, route))
     document = openapi_document(context.settings.base_url)
@@ -39,7 +43,10 @@ def application(context: Context) -> web.Application:
     server.router.add_get("/", _to_docs)
     server.router.add_get("/livez", health.livez)
     server.router.add_get("/readyz", health.readyz)
-    server.router.add_get("/pay/{id}", pages.payment_page)
+    server.router.add_get("/pay/{id}", payment_page.page)
+    server.router.add_get("/pay/{id}/state", payment_page.state)
+    server.router.add_get("/pay/{id}/stream", payment_page.stream)
+    server.router.add_get("/assets/{name}", asset)
     return server
 
 

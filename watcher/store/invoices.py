@@ -150,3 +150,20 @@ async def tip_height(connection: Connection) -> int:
     """The height of our tip; 0 before the watcher's first start."""
     height: int | None = await connection.fetchval("SELECT tip_height FROM chain_state")
     return height or 0
+
+
+_LOOKS = """
+SELECT i.id, concat_ws('|', i.status, i.reason, i.paid_sat, i.last_sequence, p.payments,
+                       CASE WHEN p.payments IS NOT NULL THEN c.tip_height END) AS looks
+FROM invoice i
+LEFT JOIN chain_state c ON true
+CROSS JOIN LATERAL (
+  SELECT string_agg(concat_ws(':', y.vout, y.counted, t.state, t.anchor_height), ',' ORDER BY y.id) AS payments
+  FROM payment y JOIN tx t USING (txid) WHERE y.invoice_id = i.id) p
+WHERE i.id = ANY($1)
+"""
+
+
+async def looks(connection: Connection, invoice_ids: list[str]) -> list[tuple[str, str]]:
+    """(id, a text that differs whenever what a payer is shown of the invoice differs), but for the time."""
+    return [(row["id"], row["looks"]) for row in await connection.fetch(_LOOKS, invoice_ids)]

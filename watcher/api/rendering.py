@@ -1,0 +1,65 @@
+"""Pages from templates: everything escaped, headers that allow our own files and nothing else, and those files."""
+
+import hashlib
+from importlib.resources import files
+from typing import Any
+
+from aiohttp import web
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+_TYPES = {"css": "text/css", "js": "text/javascript", "svg": "image/svg+xml"}
+_ASSETS = {
+    file.name: (file.read_bytes(), _TYPES[file.name.rpartition(".")[2]])
+    for file in files("watcher.api").joinpath("assets").iterdir()
+    if file.name.rpartition(".")[2] in _TYPES
+}
+
+# No inline script or style, no frame, no form, no other origin.
+POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+
+
+def page_headers(policy: str) -> dict[str, str]:
+    """The headers of every page, beside its content's."""
+    return {
+        "Content-Security-Policy": policy,
+        "Referrer-Policy": "no-referrer",
+        "X-Content-Type-Options": "nosniff",
+        "Cache-Control": "no-store",
+    }
+
+
+def html(text: str, *, status: int = 200, policy: str = POLICY) -> web.Response:
+    """A page."""
+    return web.Response(
+        text=text, status=status, content_type="text/html", charset="utf-8", headers=page_headers(policy)
+    )
+
+
+def asset_url(name: str) -> str:
+    """Where a file is: the address changes with the content, so that a browser may keep it. Raises `KeyError`."""
+    return f"/assets/{name}?{hashlib.sha256(_ASSETS[name][0]).hexdigest()[:16]}"
+
+
+def rendered(template: str, **values: Any) -> str:
+    """A template of `templates/` with these values; one that it lacks is an error."""
+    return _ENVIRONMENT.get_template(template).render(values)
+
+
+async def asset(request: web.Request) -> web.Response:
+    """Serve one of the files that pages load."""
+    found = _ASSETS.get(request.match_info["name"])
+    if found is None:
+        raise web.HTTPNotFound
+    body, content_type = found
+    headers = {"Cache-Control": "public, max-age=31536000, immutable", "X-Content-Type-Options": "nosniff"}
+    return web.Response(body=body, content_type=content_type, charset="utf-8", headers=headers)
+
+
+_ENVIRONMENT = Environment(
+    loader=PackageLoader("watcher.api"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
+    lstrip_blocks=True,
+)  # fmt: skip
+_ENVIRONMENT.globals["asset_url"] = asset_url
