@@ -2,15 +2,19 @@
 
 import asyncio
 import random
-from contextlib import AbstractAsyncContextManager, AsyncExitStack
+import resource
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, suppress
 from datetime import UTC, datetime
 
 import structlog
 
 from notifier.client import Client, open_client
+from notifier.clock import watch_clock
 from notifier.confirmation import Confirmations
 from notifier.doorbell import Doorbell, listen
 from notifier.guard import Guard
+from notifier.retention import keep_log_short
+from notifier.slots import POSTS_PER_SLOT, Slots
 from notifier.store import Store
 from notifier.worker import Worker
 from watcher.runtime import log as logging
@@ -18,9 +22,14 @@ from watcher.runtime import migrate, targets
 from watcher.runtime.config import Settings
 from watcher.runtime.db import Pool, open_pool
 from watcher.runtime.metrics import paywatch_version, serve_metrics
+from watcher.runtime.sealing import Keyring
 from watcher.runtime.service import run_role
 
-LEASE_MARGIN_SECONDS = 5.0  # beyond the time limit of a POST: for the record, also over a restart of the database
+# Beyond the time limit of a POST: for the wait before it (`slots.START_SECONDS`) and for the record.
+LEASE_MARGIN_SECONDS = 5.0
+# Beyond the time limit of a POST, after a signal to stop: for a database that does not answer.
+STOP_MARGIN_SECONDS = 2.0
+FILES_BESIDE_POSTS = 200  # database, log, metrics, idle connections
 
 log = structlog.get_logger()
 
@@ -34,8 +43,10 @@ def main(settings: Settings) -> int:
 async def serve(settings: Settings, stop: asyncio.Event) -> None:
     """Deliver until `stop` is set, then finish what is under way.
 
-    Raises `Unavailable` when the database is away at the start, `Misconfigured` when its schema is not ours.
+    Raises `Unavailable` when the database is away at the start, `Misconfigured` when its schema is not ours
+    or a setting is missing or wrong.
     """
+    ring = Keyring.required(settings)
     targets.networks(settings.allow_targets)  # a wrong one ends the start, not the first delivery
     async with AsyncExitStack() as stack:
         pool = await stack.enter_async_context(
@@ -44,7 +55,7 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
         await migrate.check(pool)
         await stack.enter_async_context(serve_metrics(settings))
         client = await stack.enter_async_context(_client(settings))
-        await _run(settings, pool, client, stop)
+        await _run(settings, pool, ring, client, stop)
 
 
 def _client(settings: Settings) -> AbstractAsyncContextManager[Client]:
@@ -58,18 +69,43 @@ def _client(settings: Settings) -> AbstractAsyncContextManager[Client]:
     )
 
 
-async def _run(settings: Settings, pool: Pool, client: Client, stop: asyncio.Event) -> None:
+async def _run(settings: Settings, pool: Pool, ring: Keyring, client: Client, stop: asyncio.Event) -> None:
     lease_seconds = settings.delivery_timeout_seconds + LEASE_MARGIN_SECONDS
     doorbell = Doorbell()
-    worker = Worker(Store(pool, lease_seconds), client, doorbell, settings.delivery_slots, random.random)
-    confirmations = Confirmations(pool, client, doorbell, lease_seconds)
+    slots = Slots(settings.delivery_slots, _posts_max(settings.delivery_slots))
+    worker = Worker(Store(pool, lease_seconds, ring), client, doorbell, slots, random.random)
+    confirmations = Confirmations(pool, ring, client, doorbell, lease_seconds)
     async with asyncio.TaskGroup() as around:
-        listening = around.create_task(listen(settings.database_url, doorbell))
+        beside = [
+            around.create_task(listen(settings.database_url, doorbell)),
+            around.create_task(_end_hanging(pool, stop, settings.delivery_timeout_seconds + STOP_MARGIN_SECONDS)),
+        ]
         async with asyncio.TaskGroup() as group:
             group.create_task(worker.run(stop))
             group.create_task(confirmations.run(stop))
+            group.create_task(watch_clock(pool, client.now, stop))
+            group.create_task(keep_log_short(pool, settings.delivery_log_days, stop))
             log.info("notifier.started", slots=settings.delivery_slots)
             await stop.wait()
             doorbell.ring()
-        listening.cancel()
+        for task in beside:
+            task.cancel()
     log.info("notifier.stopped")
+
+
+def _posts_max(slots: int) -> int:
+    """How many POSTs may be under way: no more than files may be open, and as many of them as the system grants."""
+    _, granted = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(OSError, ValueError):  # a sandbox may forbid it
+        resource.setrlimit(resource.RLIMIT_NOFILE, (granted, granted))
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = POSTS_PER_SLOT * slots
+    return wanted if files == resource.RLIM_INFINITY else max(1, min(wanted, files - FILES_BESIDE_POSTS))
+
+
+async def _end_hanging(pool: Pool, stop: asyncio.Event, seconds: float) -> None:
+    """Cut the connections some time after `stop`: a server that is frozen ends no statement, nor its cancellation."""
+    await stop.wait()
+    await asyncio.sleep(seconds)
+    log.error("stopped.without_database")
+    pool.terminate()

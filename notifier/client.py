@@ -6,6 +6,7 @@ status and read only in part. Nothing that an endpoint does raises an error here
 """
 
 import asyncio
+import errno
 import ssl
 import time
 from collections.abc import AsyncIterator, Callable
@@ -44,6 +45,7 @@ _FAILURES: tuple[tuple[type[Exception], Outcome, str], ...] = (
     (aiohttp.ServerConnectionError, Outcome.CONNECT, "the connection ended before an answer"),
     (aiohttp.ClientError, Outcome.PROTOCOL, "the answer is not HTTP"),
 )
+_OWN_FAULTS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS})  # no sign of a bad endpoint
 _PAUSE_STATUSES = frozenset({429, 503})
 _REDIRECTS = range(300, 400)
 
@@ -193,6 +195,8 @@ def _failure(error: Exception) -> tuple[Outcome, str]:
     """The outcome that an error stands for, and a sentence without the URL."""
     cause = error.os_error if isinstance(error, aiohttp.ClientConnectorError) else error
     judged = cause if isinstance(cause, BlockedTarget) else error
+    if isinstance(cause, OSError) and cause.errno in _OWN_FAULTS:
+        return Outcome.INTERNAL, _detail(cause)
     for kind, outcome, words in _FAILURES:
         if isinstance(judged, kind):
             return outcome, ": ".join(part for part in (words, _detail(cause)) if part)

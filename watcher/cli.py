@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
-from watcher import __version__, commands, delivery_commands, history_commands, operator_commands
+from watcher import __version__, commands, delivery_commands, endpoint_commands, history_commands, operator_commands
 from watcher.command_line import Json
 from watcher.command_line import group as _group
 from watcher.command_line import say as _say
@@ -48,9 +48,11 @@ def main() -> None:
     try:
         app(prog_name="paywatch")
     except PaywatchError as error:
-        _tell(f"error: {error.message}")
+        from watcher.runtime.log import redact
+
+        _tell(redact(f"error: {error.message}"))
         if error.hint:
-            _tell(f"hint: {error.hint}")
+            _tell(redact(f"hint: {error.hint}"))
         sys.exit(error.exit_code)
 
 
@@ -205,11 +207,15 @@ async def _heal(settings: Settings, scope: Any, reason: str, as_json: bool) -> b
 
 
 def _db_upgrade(settings: Settings) -> int:
-    """Bring the schema up to date."""
-    from watcher.administration import upgrade_schema
+    """Bring the schema up to date, and encrypt webhook secrets with the first of encryption_keys."""
+    from watcher.administration import upgrade
 
-    applied = asyncio.run(upgrade_schema(settings))
-    typer.echo("applied " + ", ".join(applied) if applied else "the schema is up to date")
+    done = asyncio.run(upgrade(settings))
+    typer.echo("applied " + ", ".join(done.applied) if done.applied else "the schema is up to date")
+    if done.encrypted:
+        typer.echo(f"encrypted {done.encrypted} webhook secrets with the first of encryption_keys")
+    for reason in done.unopenable:
+        typer.echo(f"warning: {reason}", err=True)
     return 0
 
 
@@ -340,6 +346,7 @@ descriptor.command("export")(with_settings(_descriptor_export, DATABASE))
 descriptor.command("skip")(with_settings(_descriptor_skip))
 operator_commands.register(app)
 delivery_commands.register(app)
+endpoint_commands.register(app)
 
 
 @config.command("reference")

@@ -38,6 +38,7 @@ def register(app: typer.Typer) -> None:
     deliveries.command("list")(with_settings(_list, DATABASE))
     deliveries.command("show")(with_settings(_show, DATABASE))
     deliveries.command("redeliver")(with_settings(_redeliver, DATABASE))
+    deliveries.command("cancel")(with_settings(_cancel, DATABASE))
     app.add_typer(deliveries, name="deliveries")
     app.command("events")(with_settings(_events, DATABASE))
 
@@ -58,7 +59,7 @@ def _list(
     event: Annotated[str | None, typer.Option(metavar="ID", help="Of this event, replays among them.")] = None,
     endpoint: Annotated[str | None, typer.Option(metavar="ID", help="To this endpoint.")] = None,
     state: Annotated[
-        str | None, typer.Option(help="pending, in_flight, held, failing, delivered or dead (given up).")
+        str | None, typer.Option(help="pending, in_flight, held, failing, delivered, dead (given up) or cancelled.")
     ] = None,
     type_: Annotated[str | None, typer.Option("--type", help="Of this type of events: invoice.confirmed.")] = None,
     since: Since = None,
@@ -109,7 +110,7 @@ def _result(attempt: Mapping[str, Any]) -> str:
 
 def _why(item: Mapping[str, Any]) -> str:
     waiting = item["waitingFor"]
-    return waiting["text"] if waiting else item["deadReason"] or ""
+    return waiting["text"] if waiting else item["deadReason"] or item["cancelReason"] or ""
 
 
 def _show(settings: Settings, *, delivery_id: DeliveryId, as_json: Json = False) -> int:
@@ -155,7 +156,7 @@ def _redeliver(
     until: Until = None,
     state: Annotated[
         str | None,
-        typer.Option(help="Only events whose newest delivery is dead (was given up), delivered or pending."),
+        typer.Option(help="Only events whose newest delivery is dead (was given up), delivered, pending or cancelled."),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Tell what would be sent, and send nothing.")] = False,
     as_json: Json = False,
@@ -232,6 +233,20 @@ def _replay_lines(found: Mapping[str, Any]) -> Iterator[str]:
         yield f"{found['held']} of them are held, since their endpoint is disabled, until it is enabled"
     if found["inFlight"]:
         yield f"{found['inFlight']} more are being sent at this moment, and left alone"
+
+
+def _cancel(
+    settings: Settings,
+    *,
+    delivery_id: DeliveryId,
+    reason: Annotated[str, typer.Option(metavar="TEXT", help="Why; it is kept in the log of actions.")],
+    as_json: Json = False,
+) -> int:
+    """Take back a delivery that has not ended. One that is being sent may still arrive."""
+    body = {"reason": reason}
+    found = ask(settings, lambda office: office.call("POST", "/deliveries/{id}/cancel", delivery_id, body=body))
+    say(found, f"{found['id']} is {found['state']}", as_json)
+    return 0
 
 
 def _events(

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,6 +18,7 @@ from aiohttp import web
 
 from notifier.app import serve
 from regtest.wait import wait_for
+from tests.support import ENCRYPTION_KEY, add_secret
 from watcher.runtime.config import Settings
 from watcher.runtime.db import Pool
 from watcher.runtime.ids import new_id
@@ -49,9 +50,7 @@ class Shop:
         return self
 
     async def add_secret(self, number: int, secret: str, expires_at: datetime | None = None) -> None:
-        await self.pool.execute(
-            "INSERT INTO project_secret VALUES ($1, $2, $3, $4)", self.project_id, number, secret, expires_at
-        )
+        await add_secret(self.pool, self.project_id, number, secret, expires_at)
 
     async def endpoint(self, url: str, max_in_flight: int = 4) -> int:
         return await self.pool.fetchval(
@@ -293,20 +292,27 @@ async def read_request(reader: asyncio.StreamReader) -> bytes:
 
 
 def settings(database_url: str, **changes: Any) -> Settings:
-    values = {"allow_http_targets": True, "allow_targets": LOOPBACK, "delivery_timeout_seconds": 5, **changes}
+    values = {
+        "allow_http_targets": True, "allow_targets": LOOPBACK, "delivery_timeout_seconds": 5,
+        "encryption_keys": ENCRYPTION_KEY, **changes,
+    }  # fmt: skip
     return Settings(database_url=database_url, **values)
 
 
 @asynccontextmanager
 async def notifier(database_url: str, **changes: Any) -> AsyncIterator[asyncio.Task[None]]:
-    """The whole notifier in this process, stopped at the end; an error of its own fails the test."""
+    """The whole notifier in this process, stopped at the end; an error of its own fails the test.
+
+    Cancelled, it ends without waiting for what is under way.
+    """
     stop = asyncio.Event()
     task = asyncio.create_task(serve(settings(database_url, **changes), stop))
     try:
         yield task
     finally:
         stop.set()
-        await task
+        with suppress(asyncio.CancelledError):
+            await task
 
 
 _PROGRAM = """
@@ -318,20 +324,26 @@ sys.exit(main(load({})))
 
 
 class Process:
-    """A notifier process, configured as an operator would, its log in a file."""
+    """A notifier process, configured as an operator would, its log in a file; `program` runs it, and may spoil it."""
 
-    def __init__(self, directory: Path, database_url: str, **changes: Any) -> None:
-        values = {"allow_http_targets": "true", "allow_targets": ",".join(LOOPBACK), **changes}
+    def __init__(
+        self, directory: Path, database_url: str, program: str = _PROGRAM, *, time_zone: str = "UTC", **changes: Any
+    ) -> None:
+        values = {
+            "allow_http_targets": "true", "allow_targets": ",".join(LOOPBACK), "encryption_keys": ENCRYPTION_KEY,
+            **changes,
+        }  # fmt: skip
         environment = {
             "PATH": os.environ["PATH"],
             "PYTHONPATH": str(ROOT),
+            "TZ": time_zone,
             "PAYWATCH_DATABASE_URL": database_url,
             **{f"PAYWATCH_{name.upper()}": str(value) for name, value in values.items()},
         }
         self.log = directory / f"notifier-{next(_numbers)}.log"
         with self.log.open("wb") as output:
             self.popen = subprocess.Popen(
-                [sys.executable, "-c", _PROGRAM], env=environment, stdout=output, stderr=output
+                [sys.executable, "-c", program], env=environment, stdout=output, stderr=output
             )
 
     async def started(self) -> "Process":

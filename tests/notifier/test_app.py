@@ -3,10 +3,12 @@
 import asyncio
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
 
 import asyncpg
@@ -15,8 +17,10 @@ from aiohttp import web
 
 from notifier.store import Store
 from regtest.postgres import Postgres
+from regtest.process import children
 from regtest.wait import free_port, wait_for
-from tests.notifier.support import Process, Shop, Sink, gated, notifier, process, sink
+from tests.notifier.support import ROOT, Process, Shop, Sink, gated, notifier, process, sink
+from tests.support import RING
 from watcher.runtime import migrate
 from watcher.runtime.db import open_pool
 
@@ -119,7 +123,7 @@ async def test_what_a_dead_notifier_claimed_and_did_not_send_is_sent_after_the_l
     shop: Shop, receiver: Sink, database_url: str
 ):
     delivery_id = await shop.deliver(await shop.endpoint(receiver.url))
-    await Store(shop.pool, 1.0).claim(1, 0)  # and nothing more: it died here
+    await Store(shop.pool, 1.0, RING).claim(1, 0)  # and nothing more: it died here
     started = time.monotonic()
     async with notifier(database_url):
         await shop.until(delivery_id, "delivered")
@@ -174,9 +178,10 @@ async def test_sigterm_finishes_what_is_under_way_and_claims_nothing_new(
         await shop.deliver(await shop.endpoint(f"{receiver.url}/other"))  # rings
         gate.set()
         assert await running.exited() == 0
-    assert len(receiver.posts) == 64
-    assert (await shop.count("delivered"), await shop.count("pending")) == (64, 37)
-    assert await shop.pool.fetchval("SELECT sum(attempts) FROM delivery") == 64
+    sent = len(receiver.posts)
+    assert 64 <= sent <= 80  # some more when the machine is so slow that POSTs gave their slots back
+    assert (await shop.count("delivered"), await shop.count("pending")) == (sent, 101 - sent)
+    assert await shop.pool.fetchval("SELECT sum(attempts) FROM delivery") == sent
 
 
 async def test_sigterm_waits_no_longer_than_one_post_may_take(
@@ -228,6 +233,66 @@ async def test_the_notifier_outlives_a_restart_of_the_database(own_server: Postg
             await shop.until(more, "delivered")
         assert running.popen.poll() is None
     assert len(receiver.posts) == len(set(receiver.ids())) == 41
+
+
+def backends(server: Postgres) -> list[int]:
+    return [server.pid, *children(server.pid)]
+
+
+@contextmanager
+def frozen(server: Postgres) -> Iterator[None]:
+    """A server that takes connections, as the kernel does for it, and says nothing."""
+    pids = backends(server)
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for pid in pids:
+            os.kill(pid, signal.SIGCONT)
+
+
+async def test_sigterm_ends_it_although_the_database_is_frozen(own_server: Postgres, receiver: Sink, tmp_path: Path):
+    """Some POSTs are answered and cannot be recorded, some hang, some are claimed and wait: nothing is lost."""
+    gate = asyncio.Event()
+
+    async def some_hang(request: web.Request) -> web.Response:
+        await (gate if request.path.endswith("/answers") else asyncio.Event()).wait()
+        return web.Response()
+
+    receiver.behaviour = some_hang
+    async with open_pool(own_server.url, 2, "test") as pool:
+        shop = await Shop(pool).open()
+        for path in ("answers", "hangs"):
+            some = [(invoice, 1) for invoice in await shop.invoices(10)]
+            await shop.deliver_all(await shop.endpoint(f"{receiver.url}/{path}", 10), some)
+        async with process(tmp_path, own_server.url, delivery_timeout_seconds=3, delivery_slots=12) as running:
+            await receiver.until(12)
+            with frozen(own_server):
+                gate.set()
+                await wait_for(lambda: receiver.under_way < 12, 10, "answers")
+                running.signal(signal.SIGTERM)
+                signalled = time.monotonic()
+                assert await running.exited() == 0
+                assert time.monotonic() - signalled < 3 + 10
+        receiver.behaviour = None
+        async with notifier(own_server.url):
+            await pool.execute("UPDATE delivery SET lease_until = now() WHERE state = 'in_flight'")
+            await shop.make_due()
+            await shop.until_all("delivered", 20)
+        assert set(receiver.ids()) == set(await event_ids(shop))
+
+
+@pytest.mark.parametrize(("files", "slots", "posts"), [(10_000, 64, 1024), (512, 64, 312), (100, 64, 1)])
+def test_no_more_posts_than_files_may_be_open(files: int, slots: int, posts: int):
+    program = f"""
+import resource
+from notifier.app import _posts_max
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, {files}))
+print(_posts_max({slots}), resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+"""
+    told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT).stdout
+    assert told.split() == [str(posts), str(files)]
 
 
 async def exit_of(directory: Path, database_url: str, **changes: str) -> tuple[int, str]:

@@ -3,6 +3,7 @@
 import asyncio
 import gzip
 import os
+import resource
 import socket
 import ssl
 import struct
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from aiohttp import web
+from structlog.testing import capture_logs
 
 from notifier.client import ERROR_LENGTH_MAX, HEAD_BYTES_MAX, Client, open_client
 from notifier.guard import Guard
@@ -202,6 +204,21 @@ async def test_a_connection_that_nobody_accepts_ends_at_the_time_limit(client: C
             answer = await client.post(message(f"http://127.0.0.1:{port}/"))
     assert answer.outcome is Outcome.TIMEOUT
     assert answer.duration_ms <= (TIMEOUT_SECONDS + 0.5) * 1000
+
+
+async def test_files_that_ran_out_are_no_fault_of_the_endpoints(client: Client):
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    free = os.dup(0)  # the lowest number that the next socket could have
+    os.close(free)
+    async with sink() as receiver:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (free, hard))  # and nothing is rendered, which might open files
+        try:
+            with capture_logs():
+                answer = await client.post(message(receiver.url))
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        assert (answer.outcome, answer.error) == (Outcome.INTERNAL, "Too many open files")
+        assert (await client.post(message(receiver.url))).outcome is Outcome.SUCCESS
 
 
 # Big

@@ -26,6 +26,7 @@ from tests.notifier.support import (
     now,
     process,
     raw_server,
+    settings,
     sink,
 )
 from watcher.runtime.db import Pool
@@ -257,16 +258,87 @@ async def test_a_hanging_endpoint_with_a_backlog_costs_the_others_nothing(
     assert beside < 2 * alone + 0.5  # and not the 20 seconds that a POST to the hanging one takes
 
 
-async def test_fifty_hanging_endpoints_leave_connections_for_the_others(shop: Shop, receiver: Sink, database_url: str):
-    gate = asyncio.Event()
-    async with sink(gated(gate)) as hanging, notifier(database_url, delivery_slots=250, delivery_timeout_seconds=20):
-        for number in range(50):
-            some = [(invoice, 1) for invoice in await shop.invoices(4)]
-            await shop.deliver_all(await shop.endpoint(f"{hanging.url}/{number}"), some)
-        await hanging.until(200, 20)
-        delivery_id = await shop.deliver(await shop.endpoint(receiver.url))
-        await shop.until(delivery_id, "delivered")
+async def hang_all(shop: Shop, hanging: Sink, endpoints: int) -> None:
+    for number in range(endpoints):
+        some = [(invoice, 1) for invoice in await shop.invoices(8)]
+        await shop.deliver_all(await shop.endpoint(f"{hanging.url}/{number}"), some)
+
+
+async def deliver_to_healthy(shop: Shop, receiver: Sink, each: int) -> None:
+    """To ten endpoints, and wait until all is recorded."""
+    for number in range(10):
+        some = [(invoice, 1) for invoice in await shop.invoices(each)]
+        await shop.deliver_all(await shop.endpoint(f"{receiver.url}/{number}"), some)
+    await shop.until_all("delivered", 10 * each)
+
+
+async def test_fifty_hanging_endpoints_hold_no_slots(shop: Shop, receiver: Sink, database_url: str):
+    """200 POSTs hang, three times as many as there are slots; all others are done while every one of them hangs."""
+    hangs = sink(gated(asyncio.Event()))
+    async with hangs as hanging, notifier(database_url, delivery_timeout_seconds=60) as running:
+        await hang_all(shop, hanging, 50)
+        await hanging.until(200, 40)
+        await deliver_to_healthy(shop, receiver, 20)
+        assert hanging.under_way == len(hanging.posts) == 200
+        running.cancel()
+    assert await shop.pool.fetchval("SELECT count(*) FROM attempt") == 200
+
+
+async def test_hanging_endpoints_leave_half_of_all_posts_to_the_others(
+    shop: Shop, receiver: Sink, database_url: str, monkeypatch: pytest.MonkeyPatch
+):
+    """Two slots, hence 32 POSTs at the most; 80 would hang if they could."""
+    monkeypatch.setattr("notifier.worker.SLOW_SECONDS", 0.2)
+    hangs = sink(gated(asyncio.Event()))
+    options = {"delivery_timeout_seconds": 60, "delivery_slots": 2}
+    async with hangs as hanging, notifier(database_url, **options) as running:
+        await hang_all(shop, hanging, 20)
+        await hanging.until(16, 40)
+        await deliver_to_healthy(shop, receiver, 20)
+        assert 16 <= hanging.under_way < 32
+        running.cancel()
+
+
+async def test_what_was_claimed_ahead_is_released_at_once_when_it_stops(
+    shop: Shop, receiver: Sink, database_url: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("notifier.worker.SLOW_SECONDS", 60)  # no slot is given back meanwhile
+    gate, stop = asyncio.Event(), asyncio.Event()
+    receiver.behaviour = gated(gate)
+    deliveries = await shop.deliver_all(await shop.endpoint(receiver.url, 10), [(i, 1) for i in await shop.invoices(9)])
+    async with asyncio.TaskGroup() as group:
+        group.create_task(app.serve(settings(database_url, delivery_slots=3, delivery_timeout_seconds=60), stop))
+        await receiver.until(3)
+        await shop.until_all("in_flight", 6)
+        stop.set()
+        await shop.until_all("pending", 6)
+        assert await shop.count("in_flight") == receiver.under_way == 3
         gate.set()
+    rows = [await shop.delivery(delivery) for delivery in deliveries]
+    assert sorted((row["state"], row["attempts"]) for row in rows) == [("delivered", 1)] * 3 + [("pending", 0)] * 6
+    assert len(receiver.posts) == 3
+
+
+async def test_what_waited_too_long_is_claimed_again(
+    shop: Shop, receiver: Sink, database_url: str, monkeypatch: pytest.MonkeyPatch
+):
+    """All wait too long until the first are released; that attempt was none."""
+    release = Store.release
+    released: list[tuple[str, int]] = []
+
+    async def then_in_time(self, deliveries):
+        await release(self, deliveries)
+        released.extend([(row["state"], row["attempts"]) for row in await shop.pool.fetch("SELECT * FROM delivery")])
+        monkeypatch.setattr("notifier.slots.START_SECONDS", 60)
+
+    monkeypatch.setattr("notifier.slots.START_SECONDS", -1)
+    monkeypatch.setattr(Store, "release", then_in_time)
+    delivery_id = await shop.deliver(await shop.endpoint(receiver.url))
+    async with notifier(database_url):
+        await shop.until(delivery_id, "delivered")
+    assert released == [("pending", 0)]
+    assert [row["number"] for row in await shop.attempts(delivery_id)] == [1]
+    assert receiver.posts[0].headers["x-paywatch-attempt"] == "1"
 
 
 @pytest.mark.usefixtures("running")
@@ -422,7 +494,8 @@ async def test_one_line_for_each_attempt_and_no_secret_anywhere(
             await shop.until(delivery_id, "pending", attempts)
             await shop.make_due()
         await shop.until(delivery_id, "delivered")
-        await shop.pool.execute("UPDATE project_secret SET secret = 'whsec_bWFsZm9ybWVk'")
+        await shop.pool.execute("DELETE FROM project_secret")
+        await shop.add_secret(1, "whsec_bWFsZm9ybWVk")
         unsigned = await shop.deliver(await shop.endpoint(receiver.url))
         await shop.until(unsigned, "pending", 1)
         text = await wait_for(lambda: told(running, "internal"), 5, "the last line")

@@ -136,6 +136,15 @@ async def test_deliveries_are_sent_again_by_their_ids(run: Run, pool: Pool, ids:
     assert (taken.returncode, taken.stderr) == (4, f"{ids[2]}: it is being sent at this moment\n")
 
 
+async def test_what_waits_is_taken_back_with_a_reason(run: Run, ids: list[str]):
+    done = await run("deliveries", "cancel", ids[2], "--reason", "sent by\x1b hand")
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"{ids[2]} is cancelled\n", "")
+    again = await run("deliveries", "cancel", ids[2], "--reason", "twice")
+    assert (again.returncode, "it has ended: it is cancelled" in again.stderr) == (4, True)
+    listed = await run("deliveries", "list", "--state", "cancelled")
+    assert listed.stdout.rstrip().endswith("sent by\\x1b hand")
+
+
 async def test_a_project_is_sent_again_as_told_before(run: Run, shop: Shop, pool: Pool, ids: list[str], monkeypatch):
     await pool.execute("UPDATE endpoint SET status = 'disabled', disabled_reason = 'gone'")
     project = ("--project", shop.project_id)

@@ -5,11 +5,11 @@ from typing import Any
 from watcher.api import documents
 from watcher.api.dispatch import Answer, Call
 from watcher.api.errors import conflict, not_found
-from watcher.api.schemas.requests import DeliveryPage, Nothing
+from watcher.api.schemas.requests import DeliveryPage, Nothing, Withdrawal
 from watcher.rules.deliveries import Replay, plan
 from watcher.runtime.db import Connection, Row
 from watcher.runtime.ids import number_of
-from watcher.store import deliveries, replays
+from watcher.store import actions, deliveries, replays
 
 
 async def show_all(call: Call[Nothing, DeliveryPage]) -> Answer:
@@ -68,3 +68,16 @@ async def redeliver(call: Call[Nothing, Nothing]) -> Answer:
         row = await _found(call, connection, found.delivery_id)
         attempts = await deliveries.attempts(connection, [row["id"]])
         return await call.answer(connection, Answer(202, _document(call, row, attempts[row["id"]])))
+
+
+async def cancel(call: Call[Withdrawal, Nothing]) -> Answer:
+    """Take back a delivery that has not ended. One that is being sent may still arrive."""
+    async with call.work() as connection:
+        row = await _found(call, connection, call.id)
+        if not await deliveries.cancel(connection, call.id, call.body.reason):
+            raise conflict(f"it has ended: it is {row['state']}")
+        detail = {"deliveryId": call.id, "eventId": row["event_id"], "projectId": row["project_id"]}
+        await actions.log(connection, call.principal.key_id, "cancel_delivery", call.body.reason, detail, call.now)
+        row = await _found(call, connection, call.id)
+        attempts = await deliveries.attempts(connection, [call.id])
+        return await call.answer(connection, Answer(200, _document(call, row, attempts[call.id])))

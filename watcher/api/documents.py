@@ -27,6 +27,7 @@ from watcher.rules.types import TxState
 from watcher.runtime.db import Row
 from watcher.runtime.ids import numbered_id
 from watcher.store.projects import Project
+from watcher.store.webhook_secrets import WebhookSecret
 
 
 def listing(items: Sequence[dict[str, Any]], limit: int, cursor: str = "id") -> dict[str, Any]:
@@ -43,6 +44,9 @@ def project(project: Project, *, to_operator: bool) -> dict[str, Any]:
         "currency": project.currency,
         "notificationUrl": project.notification_url,
         "notificationUrlStatus": project.endpoint_status,
+        "notificationUrlDisabledReason": told_disabled_reason(
+            project.endpoint_disabled_reason, to_operator=to_operator
+        ),
         "descriptor": project.descriptor if to_operator else None,
         "confirmationPolicy": _policy(project.policy, project.currency),
         "tolerance": _tolerance(project.policy.tolerance),
@@ -181,6 +185,16 @@ def action(row: Row) -> dict[str, Any]:
     }
 
 
+def webhook_secret(secret: WebhookSecret) -> dict[str, Any]:
+    """What is known of a secret that notifications are signed with."""
+    return {
+        "id": secret.id,
+        "projectId": secret.project_id,
+        "createdAt": time_text(secret.created_at),
+        "expiresAt": time_text(secret.expires_at) if secret.expires_at else None,
+    }
+
+
 def delivery(row: Row, attempts: Sequence[Row], *, to_operator: bool) -> dict[str, Any]:
     """A delivery with its attempts; a project's key is not told why no connection was made."""
     is_pending = row["state"] == "pending"
@@ -202,6 +216,7 @@ def delivery(row: Row, attempts: Sequence[Row], *, to_operator: bool) -> dict[st
         "createdAt": time_text(row["created_at"]),
         "deliveredAt": time_text(row["delivered_at"]) if row["delivered_at"] else None,
         "deadReason": told_dead_reason(row["dead_reason"], to_operator=to_operator),
+        "cancelReason": row["cancel_reason"],
         "replayOf": row["replay_of"],
     }
 
@@ -261,3 +276,21 @@ def endpoint_answer(response: Mapping[str, Any], *, to_operator: bool) -> dict[s
     """What a notification URL answered to a click, as the asker may see it."""
     _, error = told_failure(response.get("outcome", ""), response["error"], to_operator=to_operator)
     return {name: response[name] for name in ("status", "durationMs", "body")} | {"error": error}
+
+
+def endpoint(row: Row, *, to_operator: bool) -> dict[str, Any]:
+    """An endpoint."""
+    return {
+        "id": numbered_id("end", row["id"]),
+        "projectId": row["project_id"],
+        "url": row["url"],
+        "default": row["is_default"],
+        "status": row["status"],
+        "disabledReason": told_disabled_reason(row["disabled_reason"], to_operator=to_operator),
+        "failingSince": time_text(row["failing_since"]) if row["failing_since"] else None,
+        "pausedUntil": time_text(row["paused_until"]) if row["paused_until"] else None,
+        "consecutiveFailures": row["consecutive_failures"],
+        "maxInFlight": row["max_in_flight"],
+        "waiting": row["waiting"],
+        "held": row["status"] == "disabled" and row["waiting"] > 0,
+    }

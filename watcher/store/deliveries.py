@@ -1,4 +1,4 @@
-"""The log of deliveries and their attempts, as readers see it. The notifier alone sends them.
+"""The log of deliveries and their attempts, as readers see it, and taking one back. The notifier alone sends them.
 
 A page looks at `LOOK_MAX` deliveries at the most, in the order of the one index that fits its filters best, and keeps
 those that are wanted. So no combination of filters scans the table, whatever is in it: a page that found too few
@@ -12,6 +12,7 @@ from datetime import UTC, datetime, timedelta
 from watcher.runtime.db import Connection, Row
 from watcher.runtime.ids import encode_id
 from watcher.store.filters import where
+from watcher.store.outbox import CHANNEL
 
 LOOK_MAX = 10_000
 ATTEMPTS_IN_LISTS, ATTEMPTS_MAX = 12, 100  # the newest ones of each delivery: of a list, and of one alone
@@ -187,3 +188,25 @@ async def attempts(
     for row in rows:
         found[row["delivery_id"]].append(row)
     return found
+
+
+_CANCEL = """
+WITH cancelled AS (
+  UPDATE delivery SET state = 'cancelled', cancel_reason = $2, lease_token = NULL, lease_until = NULL
+  WHERE id = $1 AND state IN ('pending', 'in_flight')
+  RETURNING endpoint_id, invoice_id, sequence
+), released AS (
+  UPDATE delivery d SET next_attempt_at = now() FROM cancelled c
+  WHERE d.endpoint_id = c.endpoint_id AND d.invoice_id = c.invoice_id AND d.sequence > c.sequence
+    AND d.state = 'pending' AND d.attempts = 0 AND d.next_attempt_at > now()
+)
+SELECT pg_notify($3, '') FROM cancelled
+"""
+
+
+async def cancel(connection: Connection, delivery_id: str, reason: str) -> bool:
+    """Take back a delivery that has not ended; those that have waited for it are due. False if it has ended.
+
+    One that is being sent may still arrive: its answer is logged as late, and changes nothing.
+    """
+    return bool(await connection.fetch(_CANCEL, delivery_id, reason, CHANNEL))

@@ -156,7 +156,7 @@ class ProjectChange(ProjectSettings):
     name: Name | None = None
     mode: Literal["test", "live"] | None = Field(None, description="Only an operator's key may change it.")
     notification_url: WebUrl | None = Field(
-        None, description="Also for events that wait; a URL that was disabled by a 410 works again."
+        None, description="Also for events that wait; one that was disabled works again, unless that was done by hand."
     )
     confirmation_policy: ConfirmationPolicy | None = None
 
@@ -191,7 +191,7 @@ class EventReplay(Model):
     after: Position | None = Field(None, description="Events behind this cursor of the feed.")
     from_: Moment | None = Field(None, alias="from", description="Events written at this time or later.")
     to: Moment | None = Field(None, description="Events written before this time.")
-    state: Literal["pending", "delivered", "dead"] | None = Field(
+    state: Literal["pending", "delivered", "dead", "cancelled"] | None = Field(
         None, description="Only events whose newest delivery is in this state; dead: it was given up."
     )
     dry_run: Switch = Field(False, description="Tell what would be sent, and write nothing.")
@@ -217,6 +217,26 @@ class Decision(Model):
         description="accepted: it goes to the balance; refunded: it was paid back, by other means; ignored."
     )
     reason: Why
+
+
+class Withdrawal(Model):
+    """Why a delivery is taken back."""
+
+    reason: Why
+
+
+class EndpointAction(Model):
+    """Why something is done to an endpoint."""
+
+    reason: Why
+
+
+class EndpointChange(Model):
+    """What is to change."""
+
+    max_in_flight: Annotated[Number, Field(ge=1, le=64)] = Field(
+        description="So many deliveries are under way to it at a time, at the most."
+    )
 
 
 class Page(Model):
@@ -295,7 +315,7 @@ class DeliveryPage(Page):
     invoice_id: InvoiceId | None = Field(None, description="Deliveries of this invoice's events.")
     event_id: EventId | None = Field(None, description="Deliveries of this event, replays among them.")
     endpoint_id: EndpointId | None = Field(None, description="Deliveries to this endpoint.")
-    state: Literal["pending", "in_flight", "held", "failing", "delivered", "dead"] | None = Field(
+    state: Literal["pending", "in_flight", "held", "failing", "delivered", "dead", "cancelled"] | None = Field(
         None,
         description="held: pending, and its endpoint is disabled; failing: not finished, and an attempt has failed.",
     )
@@ -308,3 +328,11 @@ class DeliveryPage(Page):
     @model_validator(mode="after")
     def _in_order(self) -> Self:
         return in_order(self, self.from_, self.to)
+
+
+class EndpointPage(Page):
+    """Endpoints, newest first."""
+
+    cursor: EndpointId | None = Field(None, description="nextCursor of the page before.")
+    project_id: ProjectId | None = Field(None, description="Endpoints of this project.")
+    status: Literal["active", "disabled"] | None = Field(None, description="Endpoints in this status.")
