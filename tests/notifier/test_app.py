@@ -51,7 +51,7 @@ async def kill_again_and_again(
 
     receiver.behaviour = slowly
     endpoints = [await shop.endpoint(f"{receiver.url}/{number}", 16) for number in range(5)]
-    options = {"delivery_slots": SLOTS, "delivery_timeout_seconds": 0.5}
+    options = {"delivery_slots": SLOTS, "delivery_timeout_seconds": 2}
     async with AsyncExitStack() as stack:
         for kill in range(kills):
             while len(running) < 2:
