@@ -27,6 +27,9 @@ ENDPOINTS_DISABLED = Gauge("paywatch_endpoints_disabled", "Endpoints whose deliv
 ENDPOINTS_FAILING = Gauge(
     "paywatch_endpoints_failing", "Endpoints in use that have accepted nothing for over a day, and refused or failed."
 )
+CLOCK_AHEAD_SECONDS = Gauge(
+    "paywatch_notifier_clock_ahead_seconds", "How far the notifier's clock is ahead of the database's."
+)
 CLAIM_CONFLICTS = Counter("paywatch_notification_claim_conflicts_total", "Claims repeated after a race.")
 
 

@@ -73,7 +73,7 @@ WITH RECURSIVE waiting (id, number) AS (
   CROSS JOIN LATERAL (
     SELECT CASE WHEN e.consecutive_failures >= $5 THEN 1 ELSE least(e.max_in_flight, e.ramp) END - count(*) AS free
     FROM delivery d WHERE d.endpoint_id = e.id AND d.state = 'in_flight') f
-  WHERE e.status = 'active' AND e.blocked_until <= now() AND f.free > 0 AND EXISTS (
+  WHERE e.status = 'active' AND e.blocked_until <= now() AND f.free > 0 AND e.id <> ALL($7::bigint[]) AND EXISTS (
     SELECT FROM delivery d WHERE d.endpoint_id = e.id AND d.state = 'pending' AND d.next_attempt_at <= now())
   ORDER BY e.id LIMIT $2
   FOR NO KEY UPDATE OF e SKIP LOCKED
@@ -114,6 +114,12 @@ FROM (
     ELSE 0 END AS next_cursor) g
 LEFT JOIN claimed c ON true LEFT JOIN event v ON v.id = c.event_id
 """  # noqa: S608 (constant text)
+
+# Claimed and not posted: as if it had never been claimed.
+_RELEASE = """
+UPDATE delivery d SET state = 'pending', attempts = d.attempts - 1, lease_token = NULL, lease_until = NULL
+FROM unnest($1::text[], $2::uuid[]) AS r(id, token) WHERE d.id = r.id AND d.lease_token = r.token
+"""
 
 # The rows of these results, locked in the order of their ids so that two recorders never wait in a circle. The
 # endpoint is read without a lock: whoever finds it healthy and has a success needs none.
@@ -294,19 +300,29 @@ class Store:
     lease_seconds: float
     ring: Keyring  # opens the projects' secrets
 
-    async def claim(self, limit: int, cursor: int) -> Claim:
-        """Claim up to `limit` due deliveries, fairly over the endpoints whose ids are above `cursor`."""
+    async def claim(self, limit: int, cursor: int, left_out: Sequence[int] = ()) -> Claim:
+        """Claim up to `limit` due deliveries, fairly over the endpoints above `cursor` but for those `left_out`."""
         while True:
             try:
                 async with passing_errors_as_transient():
                     rows = await self.pool.fetch(
-                        _CLAIM, cursor, limit, self.lease_seconds, ENDPOINTS_PER_CLAIM, BREAKER_FAILURES, SHARE_MIN
-                    )
+                        _CLAIM, cursor, limit, self.lease_seconds, ENDPOINTS_PER_CLAIM, BREAKER_FAILURES, SHARE_MIN,
+                        left_out,
+                    )  # fmt: skip
             except asyncpg.UniqueViolationError:
                 # Another claim put an event of the same invoice in flight since our snapshot.
                 metrics.CLAIM_CONFLICTS.inc()
                 continue
             return Claim([_delivery(row, self.ring) for row in rows if row["id"]], rows[0]["next_cursor"])
+
+    async def release(self, deliveries: Sequence[Delivery]) -> None:
+        """Give claimed deliveries that were not posted back, due as they were; the attempt is not counted."""
+        async with passing_errors_as_transient():
+            await self.pool.execute(
+                _RELEASE,
+                [delivery.id for delivery in deliveries],
+                [delivery.lease_token for delivery in deliveries],
+            )
 
     async def record(self, results: Sequence[Result], dice: Callable[[], float]) -> list[Record]:
         """Judge results and write what follows, in one transaction.

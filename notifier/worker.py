@@ -1,11 +1,13 @@
-"""The worker: claims what there are free slots for, posts each delivery in a task, records answers in batches.
+"""The worker: claims a little ahead, posts each delivery in a task, records answers in batches.
 
-A slot is a POST under way. Answers that wait for a database that is away are bounded by the number of slots; while
-they wait nothing is posted twice: their leases are neither claimed nor reaped here.
+`Slots` says what is posted when. Answers that wait for a database that is away are bounded with the POSTs under
+way; while they wait nothing is posted twice: their leases are neither claimed nor reaped here.
 """
 
 import asyncio
+import time
 from collections.abc import Callable
+from typing import Any
 
 import structlog
 
@@ -14,6 +16,7 @@ from notifier.client import Client
 from notifier.doorbell import Doorbell, rung
 from notifier.rules.delivery import POISON, Endpoint, News, Step
 from notifier.rules.schedule import DISABLE_AFTER, RECORD_AT_STOP_SECONDS, database_pause_seconds
+from notifier.slots import SLOW_SECONDS, Slots
 from notifier.store import Delivery, Expired, Record, Result, Store
 from watcher.runtime.errors import Transient
 from watcher.runtime.ids import numbered_id
@@ -27,9 +30,11 @@ log = structlog.get_logger()
 
 
 class Worker:
-    """Delivers, with at most `slots` POSTs under way."""
+    """Delivers, as many at once as `slots` lets it."""
 
-    def __init__(self, store: Store, client: Client, doorbell: Doorbell, slots: int, dice: Callable[[], float]) -> None:
+    def __init__(
+        self, store: Store, client: Client, doorbell: Doorbell, slots: Slots, dice: Callable[[], float]
+    ) -> None:
         self._store = store
         self._client = client
         self._bell = doorbell.bell()
@@ -43,11 +48,14 @@ class Worker:
         self._all_recorded.set()
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Deliver until `stop` is set; then finish what is under way, and return."""
+        """Deliver until `stop` is set; then finish what is under way, release what is not, and return."""
         async with asyncio.TaskGroup() as group:
             helpers = [group.create_task(helper) for helper in (self._record(), self._reap(), self._watch_backlog())]
-            await self._claim_until(stop, group)
+            claiming = group.create_task(self._claim_until(stop, group))
+            await stop.wait()
+            self._slots.close()
             await self._finish()
+            await claiming
             for helper in helpers:
                 helper.cancel()
 
@@ -55,7 +63,7 @@ class Worker:
         failures = 0
         while not stop.is_set():
             try:
-                await self._fill_slots(stop, group)
+                await self._fill_slots(group)
             except Transient as error:
                 failures += 1
                 log.warning("claim.failed", error=error.message, failures=failures)
@@ -63,35 +71,54 @@ class Worker:
             else:
                 failures = 0
                 await rung(self._bell)
+        self._slots.close()
+        try:
+            await self._release_late()
+        except Transient as error:
+            log.warning("release.failed", error=error.message)  # they are sent when their leases have ended
 
-    async def _fill_slots(self, stop: asyncio.Event, group: asyncio.TaskGroup) -> None:
-        """Claim until no slot is free or every endpoint with work was looked at, beginning at the cursor."""
+    async def _fill_slots(self, group: asyncio.TaskGroup) -> None:
+        """Claim until there is no room or every endpoint with work was looked at, beginning at the cursor."""
+        await self._release_late()
         ends_to_pass = 2 if self._cursor else 1
-        while ends_to_pass and (free := self._slots_free()) > 0 and not stop.is_set():
-            claim = await self._store.claim(free, self._cursor)
-            for delivery in claim.deliveries:
-                task = group.create_task(self._deliver(delivery))
-                self._posting.add(task)
-                task.add_done_callback(self._posted)
+        while ends_to_pass and (room := self._slots.room(len(self._answered))):
+            began = time.monotonic()
+            claim = await self._store.claim(room, self._cursor, self._slots.left_out())
+            self._slots.add(claim.deliveries, began)
+            self._post_waiting(group)
+            await self._release_late()
             self._cursor = claim.next_cursor
             ends_to_pass -= self._cursor == 0
 
-    def _slots_free(self) -> int:
-        """Slots without a POST, as long as no more answers wait than there are slots."""
-        under_way = len(self._posting)
-        return min(self._slots - under_way, 2 * self._slots - under_way - len(self._answered))
+    async def _release_late(self) -> None:
+        if late := self._slots.late(time.monotonic()):
+            await self._store.release(late)
+            self._slots.drop(len(late))
 
-    def _posted(self, task: asyncio.Task[None]) -> None:
-        was_full = self._slots_free() <= 0
-        self._posting.discard(task)
-        if was_full:
-            self._bell.set()
+    def _post_waiting(self, group: asyncio.TaskGroup) -> None:
+        """Begin every POST that may begin now."""
+        while delivery := self._slots.take(time.monotonic()):
+            task = group.create_task(self._deliver(delivery, group))
+            self._posting.add(task)
+            task.add_done_callback(self._posting.discard)
 
-    async def _deliver(self, delivery: Delivery) -> None:
+    async def _deliver(self, delivery: Delivery, group: asyncio.TaskGroup) -> None:
+        began = time.monotonic()
+        slow = asyncio.get_running_loop().call_later(SLOW_SECONDS, self._go_on, group, self._slots.give_back, delivery)
         answer = await self._client.post(delivery.message)
+        slow.cancel()
         self._answered.append(Result(delivery, answer))
         self._answer_waits.set()
         self._all_recorded.clear()
+        self._go_on(group, self._slots.end, delivery, time.monotonic() - began)
+
+    def _go_on(self, group: asyncio.TaskGroup, change: Callable[..., None], *arguments: Any) -> None:
+        """After a change of the slots: use those that are free, and claim when there is room again."""
+        was_full = not self._slots.room(len(self._answered))
+        change(*arguments)
+        self._post_waiting(group)
+        if was_full and self._slots.room(len(self._answered)):
+            self._bell.set()
 
     async def _record(self) -> None:
         """Write answers as they come, as many at once as have come; the same ones again after a failure."""

@@ -1,6 +1,7 @@
 """Claiming and recording on a real database; what is posted in between is made up."""
 
 import asyncio
+import itertools
 from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
@@ -9,10 +10,13 @@ import asyncpg
 import pytest
 
 from notifier import metrics, store
+from notifier.retention import prune
 from notifier.rules.delivery import SUSPECT_CRASHES, Answer, News, Outcome, State, Step, outcome_of
 from notifier.rules.schedule import BREAKER_FAILURES
 from notifier.store import Claim, Delivery, Expired, Record, Result, Store
 from regtest.wait import wait_for
+from tests.notifier import history
+from tests.notifier.plans import Planned
 from tests.notifier.support import SECRET, Shop, now
 from tests.support import RING
 from watcher.runtime.db import Pool
@@ -693,28 +697,75 @@ async def test_a_connection_that_dies_in_a_statement_is_transient(shop: Shop, cl
     assert len((await claims.claim(1, 0)).deliveries) == 1
 
 
-async def plan(pool: Pool, query: str, *values: str) -> str:
-    for number, value in reversed(list(enumerate(values, start=1))):
-        query = query.replace(f"${number}", value)
-    return "\n".join(row[0] for row in await pool.fetch("EXPLAIN " + query))
+BIG = {"delivery", "attempt", "event", "invoice"}
 
 
-async def test_claiming_and_reaping_never_scan_the_table(shop: Shop, claims: Store):
-    """40 endpoints, 4,000 pending and many more finished deliveries."""
-    for number in range(40):
-        endpoint_id = await shop.endpoint(f"{URL}/{number}")
-        await shop.deliver_all(endpoint_id, [(invoice, 1) for invoice in await shop.invoices(100)])
-    await shop.pool.execute(
-        """UPDATE delivery SET state = 'delivered', delivered_at = now() WHERE endpoint_id % 2 = 0"""
-    )
-    await shop.pool.execute("VACUUM ANALYZE delivery")
-    claim = await plan(
-        shop.pool, store._CLAIM, "0", "64", "20.0", str(store.ENDPOINTS_PER_CLAIM), "5", str(store.SHARE_MIN)
-    )
-    reap = await plan(shop.pool, store._REAP, "1000", "interval '35 min'", "20.0", "'lost'", "'x'", "5", "'poison'")
-    for text in (claim, reap):
-        assert "Seq Scan on delivery" not in text, text
-    assert "delivery_due" in claim
+async def plans_at_scale(shop: Shop, finished: int, followers: int, endpoints: int) -> None:
+    """Claim, release, record of every kind, reap, count and prune read no big table from end to end."""
+    endpoint_ids = await history.endpoints(shop, endpoints)
+    await history.add_finished(shop, endpoint_ids, finished)
+    await history.add_followers(shop, endpoint_ids[:10], followers)
+    await history.add_due(shop, endpoint_ids, 10 * endpoints)
+    await history.settle(shop)
+    pool = Planned(shop.pool)
+    claims = Store(pool, LEASE_SECONDS, RING)
+    claim = await claims.claim(64, 0, [endpoint_ids[0]])
+    assert len(claim.deliveries) == 64
+    await claims.release(claim.deliveries[:8])
+    answers = [answer(200), answer(500), answer(None, Outcome.TIMEOUT), answer(None, Outcome.BLOCKED), answer(410)]
+    some = zip(claim.deliveries[8:60], itertools.cycle(answers), strict=False)
+    await claims.record([Result(delivery, what) for delivery, what in some], no_jitter)
+    await let_leases_end(shop)
+    assert len(await claims.reap()) == 4
+    assert (await claims.backlog())[0] > followers
+    await prune(pool, timedelta(days=90), asyncio.Event())
+    assert [(kind, name) for kind, name in pool.nodes if kind == "Seq Scan" and name in BIG] == []
+    used = {name for kind, name in pool.nodes if "Index" in kind}
+    assert used >= {"delivery_due", "delivery_open", "delivery_lease", "delivery_pkey", "attempt_pkey"}
+
+
+async def test_no_statement_scans_a_table(shop: Shop):
+    await plans_at_scale(shop, finished=20_000, followers=1_000, endpoints=50)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(900)
+async def test_no_statement_scans_a_table_of_a_million_rows(shop: Shop):
+    await plans_at_scale(shop, finished=1_000_000, followers=100_000, endpoints=5_000)
+
+
+async def test_endpoints_that_are_left_out_are_not_claimed(shop: Shop, claims: Store):
+    one, other = await shop.endpoint(f"{URL}/1"), await shop.endpoint(f"{URL}/2")
+    await shop.deliver(one)
+    expected = await shop.deliver(other)
+    claim = await claims.claim(10, 0, [one])
+    assert (ids(claim), claim.next_cursor) == ([expected], 0)
+    assert len((await claims.claim(10, 0)).deliveries) == 1
+
+
+# Release
+
+
+async def test_a_released_delivery_is_as_if_it_had_never_been_claimed(shop: Shop, claims: Store):
+    endpoint_id, invoice_id = await shop.endpoint(URL), await shop.invoice()
+    first, second = await shop.deliver_all(endpoint_id, [(invoice_id, n) for n in (1, 2)])
+    before = [dict(await shop.delivery(one)) for one in (first, second)]
+    delivery = await claim_one(claims)
+    await claims.release([delivery])
+    assert [dict(await shop.delivery(one)) for one in (first, second)] == before
+    again = await claim_one(claims)
+    assert (again.id, again.message.attempt) == (first, 1)
+
+
+async def test_a_release_after_the_lease_was_lost_changes_nothing(shop: Shop, claims: Store):
+    await shop.deliver(await shop.endpoint(URL))
+    lost = await claim_one(claims)
+    await let_leases_end(shop)
+    await claims.reap()
+    second = await claim_one(claims)
+    await claims.release([lost])
+    row = await shop.delivery(lost.id)
+    assert (row["state"], row["attempts"], row["lease_token"]) == ("in_flight", 2, second.lease_token)
 
 
 async def test_an_asyncpg_error_that_is_a_bug_is_not_hidden(claims: Store):

@@ -69,6 +69,7 @@ async def test_lists_filter_and_page_from_the_newest(operator, shop, pool, invoi
     assert await events(other.client, f"invoiceId={invoice['id']}") == []
 
 
+@pytest.mark.case(50)
 async def test_a_finished_delivery_is_sent_again_as_a_new_one(shop, pool, invoice):
     (event_id,) = await tell(pool, invoice, 1)
     await pool.execute("UPDATE delivery SET state = 'delivered', delivered_at = now(), attempts = 1")
@@ -81,6 +82,7 @@ async def test_a_finished_delivery_is_sent_again_as_a_new_one(shop, pool, invoic
     assert await pool.fetchval("SELECT count(*) FROM event") == 1
 
 
+@pytest.mark.case(50)
 async def test_a_waiting_delivery_is_made_due(shop, pool, invoice):
     await tell(pool, invoice, 1)
     await pool.execute("UPDATE delivery SET next_attempt_at = now() + interval '5 hours', attempts = 3")
