@@ -279,7 +279,8 @@ async def test_sigterm_ends_it_although_the_database_is_frozen(own_server: Postg
             await pool.execute("UPDATE delivery SET lease_until = now() WHERE state = 'in_flight'")
             await shop.make_due()
             await shop.until_all("delivered", 20)
-        assert set(receiver.ids()) == set(await event_ids(shop))
+        sent = await pool.fetch("SELECT DISTINCT event_id FROM delivery")
+        assert set(receiver.ids()) == {row["event_id"] for row in sent}
 
 
 @pytest.mark.parametrize(("files", "slots", "posts"), [(10_000, 64, 1024), (512, 64, 312), (100, 64, 1)])
