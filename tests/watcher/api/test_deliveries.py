@@ -336,7 +336,8 @@ async def test_queries_that_are_refused(shop, query: str, field: str, words: str
 
 async def test_an_operator_takes_back_what_has_not_ended(operator, shop, pool, invoice):
     await tell(pool, invoice, 1, 2)
-    second, first = (await shop.client.get("/deliveries"))["items"]
+    listed = (await shop.client.get("/deliveries"))["items"]
+    first, second = sorted(listed, key=lambda delivery: delivery["sequence"])
     path, why = f"/deliveries/{first['id']}/cancel", {"reason": "sent by hand"}
     await pool.execute(
         "UPDATE delivery SET attempts = 2, next_attempt_at = now() + interval '2 hours' WHERE id = $1", first["id"]

@@ -76,7 +76,7 @@ async def test_retiring_leaves_what_has_ended(shop: Shop):
     number = await shop.endpoint(URL)
     done, waits, sent = await shop.deliver_all(number, [(invoice, 1) for invoice in await shop.invoices(3)])
     await shop.pool.execute("UPDATE delivery SET state = 'delivered', delivered_at = now() WHERE id = $1", done)
-    await shop.pool.execute("UPDATE delivery SET next_attempt_at = now() + interval '1 s' WHERE id = $1", waits)
+    await shop.pool.execute("UPDATE delivery SET next_attempt_at = now() + interval '1 hour' WHERE id = $1", waits)
     claim = await Store(shop.pool, 20.0, RING).claim(10, 0)
     assert [delivery.id for delivery in claim.deliveries] == [sent]
     await shop.pool.execute("UPDATE endpoint SET failing_since = now(), warned = true")
