@@ -61,11 +61,12 @@ class Shop:
 
     async def invoices(self, count: int) -> list[str]:
         ids = [new_id("inv") for _ in range(count)]
-        scripts = [next(_numbers).to_bytes(8, "big") for _ in ids]
+        indices = [next(_numbers) for _ in ids]
+        scripts = [index.to_bytes(8, "big") for index in indices]
         await self.pool.execute(
             """INSERT INTO address (script_pubkey, descriptor_id, index, address)
-               SELECT s, $2, abs(hashtext(s::text)), 'x' FROM unnest($1::bytea[]) s ON CONFLICT DO NOTHING""",
-            scripts, self.descriptor_id,
+               SELECT s, $2, i, 'x' FROM unnest($1::bytea[], $3::int[]) AS n(s, i)""",
+            scripts, self.descriptor_id, indices,
         )  # fmt: skip
         await self.pool.execute(
             """INSERT INTO invoice (id, project_id, test, amount, currency, amount_due_sat, script_pubkey, created_at,

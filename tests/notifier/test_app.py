@@ -2,11 +2,12 @@
 
 import asyncio
 import os
+import random
 import signal
 import subprocess
 import sys
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
@@ -21,10 +22,10 @@ from regtest.process import children
 from regtest.wait import free_port, wait_for
 from tests.notifier.support import ROOT, Process, Shop, Sink, gated, notifier, process, sink
 from tests.support import RING
-from watcher.runtime import migrate
 from watcher.runtime.db import open_pool
 
-SLOTS = 32
+SLOTS = 16  # of each; twenty times so many are less than 2 % of 20,000
+EVENTS_PER_INVOICE = 4
 
 
 @pytest.fixture
@@ -36,14 +37,15 @@ async def receiver() -> AsyncIterator[Sink]:
 async def kill_again_and_again(
     shop: Shop, receiver: Sink, database_url: str, directory: Path, *, kills: int, batch: int
 ) -> None:
-    """For each kill a batch of deliveries; in the middle of it a notifier is killed and another one started."""
+    """For each kill a batch of deliveries; somewhere in it a notifier is killed and another one started."""
+    dice = random.Random(5)
     running: list[Process] = []
     kill_at = 0
 
     async def slowly(_request: web.Request) -> web.Response:
         nonlocal kill_at
         if len(receiver.posts) == kill_at:
-            running.pop(0).popen.kill()
+            running.pop(dice.randrange(2)).popen.kill()
         await asyncio.sleep(0.02)  # the pace of a slow receiver
         return web.Response()
 
@@ -54,36 +56,41 @@ async def kill_again_and_again(
         for kill in range(kills):
             while len(running) < 2:
                 running.append(await stack.enter_async_context(process(directory, database_url, **options)))
-            kill_at = len(receiver.posts) + batch // 3
+            kill_at = len(receiver.posts) + dice.randrange(batch // 10, batch // 2)
             for endpoint_id in endpoints:
-                some = [(invoice, 1) for invoice in await shop.invoices(batch // 5)]
+                invoices = await shop.invoices(batch // len(endpoints) // EVENTS_PER_INVOICE)
+                some = [(invoice, number) for number in range(1, EVENTS_PER_INVOICE + 1) for invoice in invoices]
                 await shop.deliver_all(endpoint_id, some)
             await wait_for(lambda: len(running) < 2, 30, f"kill number {kill + 1}")
         await shop.until_all("delivered", kills * batch, 60)
     copies = Counter(receiver.ids())
-    assert set(copies) == set(await event_ids(shop))
+    told = {row["id"]: (row["invoice_id"], row["sequence"]) for row in await shop.pool.fetch("SELECT * FROM event")}
+    assert set(copies) == set(told)
     assert len(copies) == kills * batch
     assert await shop.pool.fetchval("SELECT count(*) FROM attempt WHERE outcome = 'lost'") >= kills  # they did hit
     assert sum(copies.values()) - len(copies) <= kills * SLOTS
     assert max(copies.values()) <= 3
+    arrived: defaultdict[str, list[int]] = defaultdict(list)
+    for invoice_id, sequence in map(told.__getitem__, receiver.ids()):
+        arrived[invoice_id].append(sequence)
+    assert [numbers for numbers in arrived.values() if numbers != sorted(numbers)] == []
 
 
-async def event_ids(shop: Shop) -> list[str]:
-    return [row["id"] for row in await shop.pool.fetch("SELECT id FROM event")]
-
-
+@pytest.mark.case(1)
 async def test_nothing_is_lost_and_little_doubled_when_notifiers_are_killed(
     shop: Shop, receiver: Sink, database_url: str, tmp_path: Path
 ):
     await kill_again_and_again(shop, receiver, database_url, tmp_path, kills=5, batch=100)
 
 
+@pytest.mark.case(1)
 @pytest.mark.soak
 @pytest.mark.timeout(600)
 async def test_the_same_with_twenty_kills(shop: Shop, receiver: Sink, database_url: str, tmp_path: Path):
     await kill_again_and_again(shop, receiver, database_url, tmp_path, kills=20, batch=1000)
 
 
+@pytest.mark.case(2)
 async def test_a_notifier_that_died_before_it_recorded_2xx_is_followed_by_one_more_copy(
     shop: Shop, receiver: Sink, database_url: str, tmp_path: Path
 ):
@@ -119,6 +126,7 @@ async def waiting_for_a_lock(shop: Shop) -> bool:
     )
 
 
+@pytest.mark.case(3)
 async def test_what_a_dead_notifier_claimed_and_did_not_send_is_sent_after_the_lease(
     shop: Shop, receiver: Sink, database_url: str
 ):
@@ -132,6 +140,7 @@ async def test_what_a_dead_notifier_claimed_and_did_not_send_is_sent_after_the_l
     assert outcomes == [(1, "lost"), (2, "success")]
 
 
+@pytest.mark.case(5)
 async def test_a_notifier_that_was_frozen_beyond_its_lease_changes_nothing_when_it_wakes(
     shop: Shop, receiver: Sink, database_url: str, tmp_path: Path
 ):
@@ -164,6 +173,7 @@ async def test_a_notifier_that_was_frozen_beyond_its_lease_changes_nothing_when_
     assert len(set(receiver.ids())) == 1
 
 
+@pytest.mark.case(11)
 async def test_sigterm_finishes_what_is_under_way_and_claims_nothing_new(
     shop: Shop, receiver: Sink, database_url: str, tmp_path: Path
 ):
@@ -184,6 +194,7 @@ async def test_sigterm_finishes_what_is_under_way_and_claims_nothing_new(
     assert await shop.pool.fetchval("SELECT sum(attempts) FROM delivery") == sent
 
 
+@pytest.mark.case(11)
 async def test_sigterm_waits_no_longer_than_one_post_may_take(
     shop: Shop, receiver: Sink, database_url: str, tmp_path: Path
 ):
@@ -199,19 +210,7 @@ async def test_sigterm_waits_no_longer_than_one_post_may_take(
     assert attempt["outcome"] == "timeout"
 
 
-@pytest.fixture
-async def own_server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Postgres]:
-    """A server that may be killed."""
-    server = Postgres(tmp_path_factory.mktemp("restarted"), fast=True)
-    await server.start()
-    connection = await asyncpg.connect(server.url)
-    await migrate.upgrade(connection)
-    await connection.close()
-    yield server
-    await server.stop()
-    await server.delete()
-
-
+@pytest.mark.case(9)
 async def test_the_notifier_outlives_a_restart_of_the_database(own_server: Postgres, receiver: Sink, tmp_path: Path):
     """What was answered while the database was away is recorded, and not posted again; then all goes on."""
     gate = asyncio.Event()
@@ -280,7 +279,7 @@ async def test_sigterm_ends_it_although_the_database_is_frozen(own_server: Postg
             await pool.execute("UPDATE delivery SET lease_until = now() WHERE state = 'in_flight'")
             await shop.make_due()
             await shop.until_all("delivered", 20)
-        assert set(receiver.ids()) == set(await event_ids(shop))
+        assert set(receiver.ids()) == {row["id"] for row in await pool.fetch("SELECT id FROM event")}
 
 
 @pytest.mark.parametrize(("files", "slots", "posts"), [(10_000, 64, 1024), (512, 64, 312), (100, 64, 1)])

@@ -51,6 +51,7 @@ async def one_more_failure(shop: Shop, receiver: Sink, endpoint_id: int, failing
     await wait_for(recorded, SECONDS, "another attempt")
 
 
+@pytest.mark.case(49)
 async def test_five_days_of_failures_disable_and_nothing_is_lost(
     shop: Shop, receiver: Sink, database_url: str, tmp_path: Path
 ):
@@ -95,6 +96,7 @@ async def test_five_days_of_failures_disable_and_nothing_is_lost(
     assert arrived == {first: [1, 2]} | {invoice: [1, 2, 3] for invoice in others}
 
 
+@pytest.mark.case(48)
 async def test_who_was_away_is_sent_one_then_two_then_four(shop: Shop, receiver: Sink, database_url: str):
     permits: asyncio.Queue[None] = asyncio.Queue()
     seen: list[tuple[int, int]] = []
@@ -129,6 +131,7 @@ async def test_who_was_away_is_sent_one_then_two_then_four(shop: Shop, receiver:
     assert (await shop.endpoint_row(endpoint_id))["ramp"] is None
 
 
+@pytest.mark.case(51)
 async def test_what_was_retired_in_flight_stays_cancelled(shop: Shop, receiver: Sink, database_url: str):
     gate = asyncio.Event()
     receiver.behaviour = gated(gate)

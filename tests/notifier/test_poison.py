@@ -61,6 +61,7 @@ async def is_over(shop: Shop, running: Process) -> bool:
     return running.popen.poll() is not None or not unfinished
 
 
+@pytest.mark.case(4)
 async def test_what_ends_notifiers_is_found_and_the_innocent_are_delivered(
     shop: Shop, receiver: Sink, database_url: str, tmp_path: Path
 ):

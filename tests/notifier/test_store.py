@@ -724,6 +724,7 @@ async def plans_at_scale(shop: Shop, finished: int, followers: int, endpoints: i
     assert used >= {"delivery_due", "delivery_open", "delivery_lease", "delivery_pkey", "attempt_pkey"}
 
 
+@pytest.mark.case(19, 21)
 async def test_no_statement_scans_a_table(shop: Shop):
     await plans_at_scale(shop, finished=20_000, followers=1_000, endpoints=50)
 

@@ -58,6 +58,7 @@ async def test_an_event_leaves_with_the_ring_of_its_commit(
             await receiver.until(count)
 
 
+@pytest.mark.case(22, 42)
 @pytest.mark.usefixtures("running")
 async def test_the_bytes_are_those_of_the_event_on_every_attempt(shop: Shop, receiver: Sink):
     body = '{"description": "Grüße \u2028 \U0001f600", "n": 1.10}'.encode()
@@ -73,6 +74,7 @@ async def test_the_bytes_are_those_of_the_event_on_every_attempt(shop: Shop, rec
     assert outcomes == [("http", 500), ("http", 301), ("success", 200)]
 
 
+@pytest.mark.case(45)
 async def test_a_retry_is_signed_anew(shop: Shop, receiver: Sink, database_url: str, monkeypatch: pytest.MonkeyPatch):
     """Ten minutes later: another timestamp, the same id, and it verifies at that time."""
     clock = [datetime.fromtimestamp(1_795_164_165, now().tzinfo)]
@@ -98,6 +100,7 @@ async def test_a_retry_is_signed_anew(shop: Shop, receiver: Sink, database_url: 
         assert post.headers["webhook-signature"] == sign(post.id, timestamp, post.body, [SECRET])
 
 
+@pytest.mark.case(44)
 @pytest.mark.usefixtures("running")
 async def test_a_rotation_of_the_secret(shop: Shop, receiver: Sink):
     """Both keys while the old one is valid, only the new one after, and at once when it is revoked."""
@@ -116,6 +119,7 @@ async def test_a_rotation_of_the_secret(shop: Shop, receiver: Sink):
     assert len(after.headers["webhook-signature"].split()) == 1
 
 
+@pytest.mark.case(52)
 @pytest.mark.usefixtures("running")
 async def test_the_next_attempt_goes_to_the_new_url(shop: Shop, receiver: Sink):
     endpoint_id = await shop.endpoint(receiver.url)
@@ -130,6 +134,7 @@ async def test_the_next_attempt_goes_to_the_new_url(shop: Shop, receiver: Sink):
     assert len(receiver.posts) == 1
 
 
+@pytest.mark.case(52)
 @pytest.mark.usefixtures("running")
 async def test_a_url_that_was_edited_to_point_inside_is_blocked_and_given_up(shop: Shop):
     async with raw_server() as canary:
@@ -143,6 +148,7 @@ async def test_a_url_that_was_edited_to_point_inside_is_blocked_and_given_up(sho
     assert {row["outcome"] for row in await shop.attempts(delivery_id)} == {"blocked"}
 
 
+@pytest.mark.case(6)
 @pytest.mark.usefixtures("running")
 async def test_a_transaction_that_rolls_back_sends_nothing(shop: Shop, receiver: Sink):
     endpoint_id = await shop.endpoint(receiver.url)
@@ -165,6 +171,7 @@ async def test_a_transaction_that_rolls_back_sends_nothing(shop: Shop, receiver:
     assert len(set(receiver.ids())) == 2
 
 
+@pytest.mark.case(16)
 @pytest.mark.usefixtures("running")
 async def test_a_failing_event_holds_up_its_invoice_and_no_other(shop: Shop, receiver: Sink):
     failing, other = await shop.invoices(2)
@@ -188,6 +195,7 @@ async def test_a_failing_event_holds_up_its_invoice_and_no_other(shop: Shop, rec
     assert [sequence for _, sequence in arrived] == [1, 9, 1, 1, 2, 3]
 
 
+@pytest.mark.case(17)
 @pytest.mark.usefixtures("running")
 async def test_followers_pass_an_event_that_always_fails_after_the_bound(shop: Shop, receiver: Sink):
     async def refuses_the_first(request: web.Request) -> web.Response:
@@ -213,6 +221,7 @@ async def test_followers_pass_an_event_that_always_fails_after_the_bound(shop: S
     assert [json.loads(post.body)["sequence"] for post in receiver.posts] == [1, 2, 3]
 
 
+@pytest.mark.case(20)
 async def test_a_cap_holds_for_one_notifier_and_nearly_for_two(shop: Shop, receiver: Sink, database_url: str):
     async def slow(_request: web.Request) -> web.Response:
         await asyncio.sleep(0.01)  # the pace of a slow receiver
@@ -241,6 +250,7 @@ async def seconds_for_the_healthy(shop: Shop, receiver: Sink, healthy: list[int]
     return posts[-1].at - started
 
 
+@pytest.mark.case(13)
 async def test_a_hanging_endpoint_with_a_backlog_costs_the_others_nothing(
     shop: Shop, receiver: Sink, database_url: str
 ):
@@ -272,6 +282,7 @@ async def deliver_to_healthy(shop: Shop, receiver: Sink, each: int) -> None:
     await shop.until_all("delivered", 10 * each)
 
 
+@pytest.mark.case(14)
 async def test_fifty_hanging_endpoints_hold_no_slots(shop: Shop, receiver: Sink, database_url: str):
     """200 POSTs hang, three times as many as there are slots; all others are done while every one of them hangs."""
     hangs = sink(gated(asyncio.Event()))
@@ -359,6 +370,7 @@ async def test_503_with_retry_after_pauses_the_endpoint_and_then_goes_on(shop: S
     assert len(receiver.posts) == 21
 
 
+@pytest.mark.case(48)
 @pytest.mark.usefixtures("running")
 async def test_an_open_breaker_uses_up_no_attempts_and_probes_once(shop: Shop, receiver: Sink):
     receiver.behaviour = hanging_up
@@ -382,6 +394,7 @@ async def test_an_open_breaker_uses_up_no_attempts_and_probes_once(shop: Shop, r
     assert await failed(0)
 
 
+@pytest.mark.case(23)
 @pytest.mark.usefixtures("running")
 async def test_410_disables_and_holds(shop: Shop, receiver: Sink):
     receiver.behaviour = answering(410)
@@ -399,6 +412,7 @@ async def test_410_disables_and_holds(shop: Shop, receiver: Sink):
     assert len(receiver.posts) == 4
 
 
+@pytest.mark.case(8)
 @pytest.mark.usefixtures("running")
 async def test_without_the_doorbell_events_leave_by_the_poll(shop: Shop, receiver: Sink, pool: Pool):
     endpoint_id = await shop.endpoint(receiver.url)
@@ -483,6 +497,7 @@ async def test_leases_are_not_reaped_while_answers_wait(
     assert [row["outcome"] for row in await shop.attempts(delivery_id)] == ["success"]
 
 
+@pytest.mark.case(47)
 async def test_one_line_for_each_attempt_and_no_secret_anywhere(
     shop: Shop, receiver: Sink, database_url: str, tmp_path: Path
 ):

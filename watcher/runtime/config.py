@@ -308,8 +308,8 @@ def _from_environment(environment: Mapping[str, str]) -> dict[str, Any]:
     return values
 
 
-# Variables with our prefix that other programs of the project read.
-NOT_SETTINGS = frozenset({"PAYWATCH_BITCOIND_ARCHIVE_URL"})
+# Variables with our prefix that tools of the project read.
+NOT_SETTINGS = frozenset({"PAYWATCH_BITCOIND_ARCHIVE_URL", "PAYWATCH_API_KEY", "PAYWATCH_WEBHOOK_SECRET"})
 
 
 def _secret(variable: str, path: str) -> str:

@@ -231,6 +231,7 @@ async def test_a_page_may_be_empty_and_yet_not_be_the_last(shop, pool, invoice, 
     assert ([item["eventId"] for item in last["items"]], last["nextCursor"]) == ([ids[0]], None)
 
 
+@pytest.mark.case(50)
 async def test_who_asks_twice_gets_the_one_that_waits(shop, pool, invoice):
     await tell(pool, invoice, 1)
     await pool.execute("UPDATE delivery SET state = 'delivered', delivered_at = now(), attempts = 1")
@@ -249,6 +250,7 @@ async def test_who_asks_twice_gets_the_one_that_waits(shop, pool, invoice):
     assert (await shop.client.post(f"/deliveries/{again['id']}/redeliver")).status == 409
 
 
+@pytest.mark.case(50)
 async def test_a_finished_delivery_is_sent_again_as_a_new_one(shop, pool, invoice):
     (event_id,) = await tell(pool, invoice, 1)
     await pool.execute("UPDATE delivery SET state = 'delivered', delivered_at = now(), attempts = 1")
@@ -261,6 +263,7 @@ async def test_a_finished_delivery_is_sent_again_as_a_new_one(shop, pool, invoic
     assert await pool.fetchval("SELECT count(*) FROM event") == 1
 
 
+@pytest.mark.case(50)
 async def test_a_range_that_is_asked_for_twice_at_once_comes_once_more_in_order_and_byte_for_byte(
     shop, pool, database_url
 ):

@@ -174,6 +174,7 @@ async def test_a_new_url_is_tried_at_once(shop, pool):
     assert await pool.fetchval("SELECT ramp FROM endpoint") == 1
 
 
+@pytest.mark.case(51)
 async def test_a_retired_endpoint_has_its_deliveries_cancelled(operator, shop, pool, invoice):
     await tell(pool, invoice, 1, 2, 3)
     await pool.execute("UPDATE delivery SET state = 'delivered', delivered_at = now() WHERE sequence = 1")
