@@ -123,6 +123,7 @@ async def posted_to(shop, pool, url: str) -> str:
 REFUSED, BLOCKED, NAMELESS = "http://127.0.0.1:9/x", "http://10.255.0.1:8080/x", "http://nobody.invalid:8080/x"
 
 
+@pytest.mark.case(41)
 async def test_a_projects_key_cannot_tell_a_blocked_target_from_a_closed_port(
     operator, shop, pool, database_url, invoice
 ):

@@ -7,6 +7,7 @@ import pytest
 from watcher.runtime.text import printable
 
 
+@pytest.mark.case(32)
 @pytest.mark.parametrize(
     ("text", "shown"),
     [
