@@ -14,10 +14,20 @@ from typing import Annotated, Any
 
 import typer
 
-from watcher import __version__, account_commands, commands, history_commands, operator_commands
+from watcher import (
+    __version__,
+    account_commands,
+    commands,
+    delivery_commands,
+    endpoint_commands,
+    history_commands,
+    operator_commands,
+    receiver_commands,
+)
 from watcher.command_line import Json
 from watcher.command_line import group as _group
 from watcher.command_line import say as _say
+from watcher.command_line import tell as _tell
 from watcher.runtime.config import Settings
 from watcher.runtime.errors import PaywatchError
 from watcher.settings_flags import DATABASE, reference, with_settings
@@ -49,9 +59,9 @@ def main() -> None:
     except PaywatchError as error:
         from watcher.runtime.log import redact
 
-        typer.echo(redact(f"error: {error.message}"), err=True)
+        _tell(redact(f"error: {error.message}"))
         if error.hint:
-            typer.echo(redact(f"hint: {error.hint}"), err=True)
+            _tell(redact(f"hint: {error.hint}"))
         sys.exit(error.exit_code)
 
 
@@ -173,7 +183,7 @@ async def _examine(settings: Settings, scope: Any, as_json: bool) -> bool:  # no
     count = 0
     async for result in examine(settings, scope):
         if isinstance(result, Note):
-            typer.echo(f"note: {result.text}", err=True)
+            _tell(f"note: {result.text}")
             continue
         count += 1
         told: dict[str, Any] = {"kind": result.kind, "what": result.what, "detail": result.detail}
@@ -192,7 +202,7 @@ async def _heal(settings: Settings, scope: Any, reason: str, as_json: bool) -> b
     done = left = 0
     async for result in heal(settings, scope, reason):
         if isinstance(result, Note):
-            typer.echo(f"note: {result.text}", err=True)
+            _tell(f"note: {result.text}")
             continue
         done, left = done + result.done, left + (not result.done)
         finding = result.finding
@@ -345,6 +355,8 @@ descriptor.command("export")(with_settings(_descriptor_export, DATABASE))
 descriptor.command("skip")(with_settings(_descriptor_skip))
 operator_commands.register(app)
 account_commands.register(app)
+delivery_commands.register(app)
+endpoint_commands.register(app)
 
 
 @config.command("reference")
@@ -363,19 +375,26 @@ def version(*, as_json: Json = False) -> None:
 @app.command("sink")
 def sink(
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0: any free one.")] = 0,
-    secret: Annotated[
-        list[str] | None, typer.Option(help="Secret (whsec_...) to verify with; may be repeated.")
-    ] = None,
+    secret: receiver_commands.SecretOption = None,
+    secret_file: receiver_commands.SecretFile = None,
     journal: Annotated[Path | None, typer.Option(help="File by which it goes on after a restart.")] = None,
 ) -> None:
-    """Receive webhooks: verify, list, misbehave on demand."""
+    """Receive webhooks: verify, list, misbehave on demand.
+
+    It listens on 127.0.0.1, records what is posted to /hook or below, and answers 200. Without a secret nothing is
+    verified. GET / explains how to list requests, name secrets, and have it refuse, hang, redirect or answer late.
+    """
     from regtest.received import Request
     from regtest.sink import Sink, line_of, serve
 
     def tell(request: Request) -> None:
         typer.echo(line_of(request))
 
-    asyncio.run(serve(Sink(port=port, secrets=secret or [], journal=journal, on_request=tell)))
+    known = receiver_commands.secrets_of(secret, secret_file)
+    asyncio.run(serve(Sink(port=port, secrets=known, journal=journal, on_request=tell)))
+
+
+receiver_commands.register(app)
 
 
 @app.command(

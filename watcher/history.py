@@ -75,9 +75,9 @@ async def _lines(connection: Connection, invoice_id: str) -> list[tuple[datetime
 
 async def _told(connection: Connection, invoice_id: str) -> AsyncIterator[ToldEvent]:
     """What was written to be told, with its deliveries, oldest first."""
-    wanted = deliveries.Filter(None, invoice_id, None, None, None)
-    posts = list(reversed(await deliveries.page(connection, wanted, ROWS_MAX)))
-    attempts = await deliveries.attempts(connection, [row["id"] for row in posts])
+    wanted = deliveries.Filter(invoice_id=invoice_id)
+    posts = list(reversed((await deliveries.page(connection, wanted, deliveries.LOOK_MAX)).rows))
+    attempts = await deliveries.attempts(connection, [row["id"] for row in posts], 1)
     of_event = defaultdict[str, list[Posted]](list)
     for row in posts:
         of_event[row["event_id"]].append(_posted(row, attempts[row["id"]]))
@@ -91,7 +91,7 @@ def _posted(row: Row, attempts: Sequence[Row]) -> Posted:
     is_held = row["state"] == "pending" and row["endpoint_status"] == "disabled"
     return Posted(
         row["url"], row["state"], is_held, row["attempts"], row["next_attempt_at"], row["delivered_at"],
-        _answer(attempts[-1]) if attempts else None, row["dead_reason"],
+        _answer(attempts[-1]) if attempts else None, row["dead_reason"] or row["cancel_reason"],
     )  # fmt: skip
 
 

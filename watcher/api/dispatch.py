@@ -185,7 +185,7 @@ def call_of(
 
 _OBJECTS = {
     "projects": "project", "invoices": "invoice", "anomalies": "exception", "deliveries": "delivery",
-    "webhook-secrets": "webhook secret", "api-keys": "key",
+    "webhook-secrets": "webhook secret", "api-keys": "key", "endpoints": "endpoint",
 }  # fmt: skip
 
 

@@ -1,10 +1,23 @@
 """The table of all calls below `/api/v1`: the server, the OpenAPI document and `/docs` are made from it."""
 
-from watcher.api import anomalies, api_keys, deliveries, events, invoices, operators, projects, reports, webhook_secrets
+from watcher.api import (
+    anomalies,
+    api_keys,
+    deliveries,
+    endpoints,
+    events,
+    invoices,
+    operators,
+    projects,
+    reports,
+    webhook_secrets,
+)
 from watcher.api.dispatch import Route
 from watcher.api.schemas import answers, requests
 from watcher.api.schemas import api_keys as key_schemas
+from watcher.api.schemas import endpoints as of_endpoints
 from watcher.api.schemas import webhook_secrets as secret_schemas
+from watcher.api.schemas.replays import Queued
 
 BASE = "/api/v1"
 
@@ -91,16 +104,41 @@ ROUTES = (
         query=requests.Feed, also=(404,),
     ),
     Route(
-        "POST", "/events/redeliver", events.redeliver, "Send events again", answers.Queued,
+        "POST", "/events/redeliver", events.redeliver, "Send events again", Queued,
         body=requests.EventReplay, status=202, also=(404,),
     ),
     Route(
         "GET", "/deliveries", deliveries.show_all, "List deliveries", answers.DeliveryList,
         query=requests.DeliveryPage, also=(404,),
     ),
-    Route("GET", "/deliveries/{id}", deliveries.show, "Show a delivery with its attempts", answers.Delivery),
+    Route("GET", "/deliveries/{id}", deliveries.show, "Show a delivery with its attempts", answers.DeliveryDetail),
     Route(
         "POST", "/deliveries/{id}/redeliver", deliveries.redeliver, "Send a delivery's event again",
         answers.Delivery, status=202, also=(409,),
+    ),
+    Route(
+        "POST", "/deliveries/{id}/cancel", deliveries.cancel, "Take back a delivery", answers.Delivery,
+        body=requests.Withdrawal, operator_only=True, also=(409,),
+    ),
+    Route(
+        "GET", "/endpoints", endpoints.show_all, "List endpoints", of_endpoints.EndpointList,
+        query=requests.EndpointPage, also=(404,),
+    ),
+    Route("GET", "/endpoints/{id}", endpoints.show, "Show an endpoint", of_endpoints.Endpoint),
+    Route(
+        "PATCH", "/endpoints/{id}", endpoints.change, "Change an endpoint", of_endpoints.Endpoint,
+        body=requests.EndpointChange, operator_only=True,
+    ),
+    Route(
+        "POST", "/endpoints/{id}/enable", endpoints.enable, "Send to an endpoint again", of_endpoints.Endpoint,
+        body=requests.EndpointAction, also=(403, 409),
+    ),
+    Route(
+        "POST", "/endpoints/{id}/disable", endpoints.disable, "Hold what goes to an endpoint", of_endpoints.Endpoint,
+        body=requests.EndpointAction, also=(409,),
+    ),
+    Route(
+        "POST", "/endpoints/{id}/retire", endpoints.retire, "Cancel what waits for the URL of an invoice",
+        of_endpoints.RetiredEndpoint, body=requests.EndpointAction, operator_only=True, also=(409,),
     ),
 )  # fmt: skip
