@@ -211,6 +211,7 @@ class Environment:
             "default_descriptor": await self._bitcoind.chain.receiving_descriptor(),
             "fixed_rate": str(self._options.rate),
             "api_port": str(self.state.api_port),
+            "regtest_payer_wallet": states.PAYER,
             "allow_http_targets": "true",
             "allow_targets": "127.0.0.0/8,::1/128",
         }

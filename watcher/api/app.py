@@ -8,6 +8,7 @@ from watcher.api.doorbell import Doorbell
 from watcher.api.server import application
 from watcher.bitcoind.addresses import NodeAddressSource
 from watcher.bitcoind.client import node_client
+from watcher.bitcoind.payer import payer_of
 from watcher.runtime import log, migrate
 from watcher.runtime.config import Settings
 from watcher.runtime.db import open_pool
@@ -38,7 +39,9 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
         await stack.enter_async_context(serve_metrics(settings))
         witness = stack.enter_context(Witness(settings.state_directory))
         doorbell = Doorbell()
-        context = Context(settings, pool, NodeAddressSource(rpc, settings.network), witness, doorbell, stop)
+        payer = await stack.enter_async_context(payer_of(settings))
+        source = NodeAddressSource(rpc, settings.network)
+        context = Context(settings, pool, source, witness, doorbell, stop, payer=payer)
         await stack.enter_async_context(
             listening(application(context), settings.api_host, settings.api_port, "api_port", STOP_SECONDS)
         )

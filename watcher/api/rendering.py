@@ -34,6 +34,8 @@ WORDS = {
     "confirm": "The endpoint took the notification: the invoice is Paid.",
     "not-confirmed": "The endpoint did not take the notification: the invoice is still Created. Its answer is below.",
     "cancelled": "The invoice was cancelled.",
+    "paid": "It is paid on the regtest chain: a moment, and the page shows it.",
+    "mined": "A block was mined.",
     "sent-again": "The notification is sent again.",
     "decided": "It is decided, and kept with your reason.",
     "saved": "The settings are saved. Open invoices keep the terms they were made with.",

@@ -1,5 +1,7 @@
 """The invoice page: how it stands and why, what was told to whom, and what can be done about it."""
 
+from decimal import Decimal
+from http import HTTPStatus
 from typing import Any
 
 import segno
@@ -8,6 +10,8 @@ from markupsafe import Markup
 
 from watcher.api.errors import Problem, not_found
 from watcher.console.visits import Visit, see, sentence
+from watcher.rules.money import sat_of_btc
+from watcher.runtime.errors import Rejected
 from watcher.store import confirmations, deliveries
 from watcher.store.projects import Project
 
@@ -31,7 +35,8 @@ async def _page(
     return visit.page(
         "invoice.html", project=project, invoice=invoice, timeline=lines, events=events["items"],
         deliveries=posted["items"], confirmation=await confirmations.find(visit.context.pool, invoice_id),
-        is_open=is_open, qr=_qr(invoice) if is_open else "", error=error, status=status,
+        is_open=is_open, has_payer=visit.context.payer is not None, qr=_qr(invoice) if is_open else "", error=error,
+        status=status,
     )  # fmt: skip
 
 
@@ -59,6 +64,29 @@ async def _do(visit: Visit, what: str, done: str, body: dict[str, str] | None = 
     if told.get("delivered") is False:
         done = "not-confirmed"
     return see(f"/invoices/{invoice_id}", done)
+
+
+async def act_on_chain(visit: Visit) -> web.Response:
+    """On regtest: pay the invoice, or mine, from the developer's own wallet."""
+    invoice_id = visit.request.match_info["id"]
+    project = await visit.project_of_invoice(invoice_id)
+    payer = visit.context.payer
+    if payer is None:
+        raise Problem(409, "There is no wallet to pay from: these buttons are for regtest alone.")
+    invoice = await visit.call("GET", "/invoices/{id}", invoice_id, of=project)
+    action = (await visit.form()).get("action", "")
+    due_sat, left_sat = (sat_of_btc(Decimal(invoice[name])) for name in ("btc", "remainingBtc"))
+    amounts_sat = {"pay": left_sat or due_sat, "half": due_sat // 2, "more": due_sat + due_sat // 10}
+    try:
+        if action in amounts_sat:
+            await payer.pay(invoice["address"], amounts_sat[action])
+        elif action == "mine":
+            await payer.mine(1)
+        else:
+            raise Problem(422, f"There is no action {action!r}.")
+    except Rejected as error:
+        return await _page(visit, project, invoice_id, f"The node said no: {error.message}.", HTTPStatus.CONFLICT)
+    return see(f"/invoices/{invoice_id}", "mined" if action == "mine" else "paid")
 
 
 async def redeliver(visit: Visit) -> web.Response:

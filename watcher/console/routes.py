@@ -41,6 +41,7 @@ _SIGNED_IN = (
     ("GET", "/invoices/{id}", invoice.show),
     ("POST", "/invoices/{id}/confirm", invoice.confirm),
     ("POST", "/invoices/{id}/cancel", invoice.cancel),
+    ("POST", "/invoices/{id}/chain", invoice.act_on_chain),
     ("POST", "/deliveries/{id}/redeliver", invoice.redeliver),
 )
 

@@ -146,6 +146,12 @@ class Settings(BaseModel):
     metrics_host: str = Field("127.0.0.1", description="Address of the metrics listener of every role.")
     metrics_port: int = Field(0, ge=0, le=65535, description="Port of the metrics listener; 0: no listener.")
 
+    regtest_payer_wallet: str = Field(
+        "",
+        description="On regtest alone: a wallet of the node that pays invoices and mines blocks at a click in the "
+        "console. Empty: no such buttons.",
+    )
+
     delivery_slots: int = Field(
         64,
         ge=1,

@@ -1,8 +1,11 @@
 """The invoice page: what happened and why, what was told, and what can be done."""
 
 import asyncio
+from dataclasses import replace
 
 import pytest
+
+from watcher.runtime.errors import Rejected
 
 ORDER = {"amount": "10.00", "currency": "EUR"}
 
@@ -88,3 +91,48 @@ async def test_notifications_are_shown_with_request_and_answer_and_sent_again(al
     again = await alice.post(f"/deliveries/{delivery['id']}/redeliver")
     assert "The notification is sent again." in again.words
     assert "(sent again)" in again.words
+
+
+class Wallet:
+    """Notes what it is asked to do; the real one is tested on a node."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, object, int]] = []
+
+    async def pay(self, address: str, amount_sat: int) -> str:
+        if amount_sat == 0:
+            raise Rejected("Invalid amount")
+        self.asked.append(("pay", address, amount_sat))
+        return "txid"
+
+    async def mine(self, blocks: int) -> None:
+        self.asked.append(("mine", None, blocks))
+
+
+async def test_without_a_wallet_there_are_no_buttons_of_the_chain(alice, invoice):
+    assert "regtest chain" not in (await alice.get(f"/invoices/{invoice['id']}")).words
+    assert (await alice.post(f"/invoices/{invoice['id']}/chain", action="pay")).status == 409
+
+
+class TestOnRegtest:
+    @pytest.fixture
+    def wallet(self) -> Wallet:
+        return Wallet()
+
+    @pytest.fixture
+    async def context(self, context, wallet):
+        return replace(context, payer=wallet)
+
+    async def test_the_buttons_pay_and_mine(self, alice, invoice, wallet):
+        assert "On this regtest chain" in (await alice.get(f"/invoices/{invoice['id']}")).words
+        for action in ("pay", "half", "more", "mine"):
+            assert (await alice.post(f"/invoices/{invoice['id']}/chain", action=action)).status == 200
+        to = invoice["address"]
+        assert wallet.asked == [("pay", to, 20_000), ("pay", to, 10_000), ("pay", to, 22_000), ("mine", None, 1)]
+        assert (await alice.post(f"/invoices/{invoice['id']}/chain", action="steal")).status == 422
+
+    async def test_what_the_node_refuses_is_told(self, alice, shop):
+        one = (await shop.client.post("/invoices", {"amount": "0.00000001", "currency": "BTC"})).body
+        refused = await alice.post(f"/invoices/{one['id']}/chain", action="half")
+        assert refused.status == 409
+        assert "The node said no: Invalid amount." in refused.words
