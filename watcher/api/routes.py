@@ -47,6 +47,10 @@ ROUTES = (
         "Confirm a test invoice without payment", answers.Confirmation, also=(409,),
     ),
     Route(
+        "POST", "/invoices/{id}/simulate", invoices.simulate, "Play a scenario on a test invoice, without coins",
+        answers.Simulation, body=requests.Simulation, also=(409,),
+    ),
+    Route(
         "POST", "/invoices/{id}/cancel", invoices.cancel, "Cancel a NEW invoice", answers.Invoice,
         body=requests.Cancellation, also=(409,),
     ),

@@ -26,7 +26,7 @@ from watcher.api.schemas.base import (
 from watcher.rules.labels import MEANINGS, Label
 from watcher.rules.rates import Verdict
 from watcher.rules.risk import RiskVerdict
-from watcher.rules.types import Reason, Resolution, Status
+from watcher.rules.types import Reason, Resolution, Scenario, Status
 
 Item = TypeVar("Item")
 
@@ -174,6 +174,9 @@ class Payment(Model):
         description="As which it was reported: paid_late or paid_after_final; null: it was not."
     )
     resolution: Resolution | None = Field(None, description="What an operator decided, where its money was held.")
+    simulated: Literal[True] | None = Field(
+        None, description="It was made up by a simulated scenario, without coins. Real payments do not have this field."
+    )
 
 
 class RiskFactor(Model):
@@ -442,6 +445,14 @@ class Confirmation(Model):
 
     delivered: Switch
     response: EndpointAnswer
+    invoice: Invoice
+
+
+class Simulation(Model):
+    """What was told when a scenario was played, in order, and the invoice as it is now."""
+
+    scenario: Scenario
+    events: list[Event]
     invoice: Invoice
 
 
