@@ -48,7 +48,7 @@ ROUTES = (
     ),
     Route(
         "POST", "/invoices/{id}/simulate", invoices.simulate, "Play a scenario on a test invoice, without coins",
-        answers.Simulation, body=requests.Simulation, also=(409,),
+        answers.Simulated, body=requests.Simulation, also=(409,),
     ),
     Route(
         "POST", "/invoices/{id}/cancel", invoices.cancel, "Cancel a NEW invoice", answers.Invoice,

@@ -56,7 +56,7 @@ def a_fiat_order(currency: str, required: int) -> Invoice:
 
 def a_setting(tip: int = TIP, now: int = 60, network: str = "regtest") -> Setting:
     numbers = count(1)
-    return Setting(Moment(tip, at(now), network=network), BASE_URL, True, lambda: f"evt_{next(numbers)}")  # noqa: FBT003
+    return Setting(Moment(tip, at(now), network=network), BASE_URL, True, lambda: f"evt_{next(numbers)}")
 
 
 def played(invoice: Invoice, scenario: Scenario, setting: Setting | None = None) -> History:

@@ -448,7 +448,7 @@ class Confirmation(Model):
     invoice: Invoice
 
 
-class Simulation(Model):
+class Simulated(Model):
     """What was told when a scenario was played, in order, and the invoice as it is now."""
 
     scenario: Scenario
