@@ -435,6 +435,50 @@ MUTANTS = (
         "if after > before:",
         "if after > terms.required_confirmations:",
     ),
+    Mutant("simulated money is booked", "ledger", "is_there and not payment.simulated", "is_there"),
+    Mutant(
+        "simulated money takes room of the cap", "exposure",
+        "(payment for payment in payments if not payment.simulated)", "payments",
+    ),
+    Mutant(
+        "real payments say that they are not simulated", "payloads",
+        'document | {"simulated": True} if payment.simulated else document',
+        'document | {"simulated": payment.simulated}',
+    ),
+    Mutant("a simulated block leaves with the tip", "invoice", "<= tip_height or payment.simulated:", "<= tip_height:"),
+    Mutant(
+        "confirmations fall below none", "invoice",
+        "max(tip_height - payment.tx.anchor.height + 1, 0)", "tip_height - payment.tx.anchor.height + 1",
+    ),
+    Mutant(
+        "a part within the tolerance is too little", "simulation", "self.due_sat - under_sat - 1", "self.due_sat - 1",
+    ),
+    Mutant(
+        "what is just tolerated is too little", "simulation",
+        "self.due_sat - under_sat - 1", "self.due_sat - under_sat",
+    ),
+    Mutant(
+        "what is tolerated is too much", "simulation",
+        "self.due_sat + self.invoice.terms.tolerance_over_sat + max", "self.due_sat + max",
+    ),
+    Mutant("nothing more is too much", "simulation", "max(self.due_sat // 2, 1)", "self.due_sat // 2"),
+    Mutant("the last second in time is late", "simulation", "terms.expires_at + LATE", "terms.expires_at"),
+    Mutant(
+        "what is played after the expiry comes after it", "simulation",
+        "min(self.moment.now.replace(microsecond=0), self.invoice.terms.expires_at)",
+        "self.moment.now.replace(microsecond=0)",
+    ),
+    Mutant("the cap itself is above the cap", "simulation", "self.due_sat <= terms.unc", "self.due_sat < terms.unc"),
+    Mutant("a simulation heeds no cap", "simulation", "== 0 and is_within_cap:", "== 0:"),
+    Mutant("what others were accepted with is not known", "simulation", "accepted_sat=0)", "accepted_sat=None)"),
+    Mutant("the first block holds no payment", "simulation", "if height < 0:", "if height <= 0:"),
+    Mutant("a slow payment is not slow", "simulation", "_SAT_VB = 20, 1, 30", "_SAT_VB = 20, 20, 30"),
+    Mutant("a bump inherits nothing", "simulation", "heir = replace(heir, judged=True)", "heir = replace(heir)"),
+    Mutant("an act forgets what was judged", "simulation", "for name in PAST} if before", "for name in ()} if before"),
+    Mutant("mined again, it is in the old block", "simulation", 'branch="second"', 'branch="first"'),
+    Mutant("a returned payment was never in a block", "simulation", "MEMPOOL), reorged=True)", "MEMPOOL))"),
+    Mutant("all invoices have the same coins", "simulation", " of {self.invoice.id}", ""),
+    Mutant("a late payment has no rate", "simulation", "if invoice.quote else {}", "if not invoice.quote else {}"),
 )  # fmt: skip
 
 

@@ -125,6 +125,13 @@ def test_a_scenario_tells_what_the_contract_says(scenario: Scenario, currency: s
     assert made.replay().is_same
 
 
+@pytest.mark.parametrize(("under", "over"), [(100, 700), (600, 10), (998, 0)])
+@pytest.mark.parametrize("scenario", ANY)
+def test_too_little_and_too_much_are_beyond_the_tolerance(scenario: Scenario, under: int, over: int) -> None:
+    order = an_order(1000, under=under, over=over)
+    assert told(played(order, scenario)) == expected(scenario, order.terms)
+
+
 @given(
     st.sampled_from(ANY), st.integers(1, 5000), st.integers(0, 3), st.integers(0, 6000), st.integers(0, 6000),
     st.none() | st.integers(0, 6000), st.integers(1, 6), st.sampled_from(["main", "regtest"]),
@@ -182,6 +189,7 @@ def test_real_money_that_comes_afterwards_is_an_anomaly_and_test_money(scenario:
     assert position(before, made.invoice.payments, test=True) == {"test": 7, "chain": -7}
     real = [payment for payment in bodies(made)[-1]["payments"] if "simulated" not in payment]
     assert [payment["btc"] for payment in real] == ["0.00000007"]
+    assert all(payment["confirmations"] >= 0 for payment in bodies(made)[-1]["payments"])
     assert made.replay().is_same
 
 
@@ -191,8 +199,10 @@ def test_what_is_accepted_unconfirmed_is_told_so_and_else_it_is_in_a_block_that_
         (1, None, 1, "confirmed"), (3, None, 3, "confirmed"),
     ):  # fmt: skip
         for scenario in (Scenario.PAID, Scenario.UNDERPAID_COMPLETED):
-            body = bodies(played(an_order(required=required, cap=cap), scenario))[-1]
-            assert (body["confirmations"], body["reason"]) == (confirmations, reason)
+            for network in ("main", "regtest"):
+                made = played(an_order(required=required, cap=cap), scenario, a_setting(network=network))
+                assert told(made) == expected(scenario, made.invoice.terms)
+                assert (bodies(made)[-1]["confirmations"], bodies(made)[-1]["reason"]) == (confirmations, reason)
 
 
 def test_a_slow_payment_raises_what_is_required_with_its_reason() -> None:

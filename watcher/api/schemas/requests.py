@@ -189,7 +189,7 @@ class Cancellation(Model):
 
 
 class Simulation(Model):
-    """What is played on a NEW test invoice; docs/projects.md tells what each of them does."""
+    """What is played on a NEW test invoice; docs/api.md tells what each of them does."""
 
     scenario: Scenario
 
