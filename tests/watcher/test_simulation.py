@@ -7,8 +7,9 @@ import pytest
 
 from regtest.wait import wait_for
 from tests.support import in_transaction
+from tests.watcher.test_confirmation import Notifier
 from tests.watcher.world import World
-from watcher import simulation
+from watcher import confirmation, simulation
 from watcher.administration import NotFound
 from watcher.rules.ledger import CHAIN, TEST
 from watcher.rules.simulation import Unplayable
@@ -210,11 +211,12 @@ async def test_what_cannot_be_played_writes_nothing(world: World):
 
 async def test_a_confirmation_under_way_goes_before_and_a_failed_one_gives_its_number_back(world: World):
     invoice_id = await order(world)
-    async with world.pool.acquire() as connection, connection.transaction():
-        await confirmations.freeze(connection, invoice_id, "evt_" + "0" * 26, 1, b"{}", "http://shop")
+    notifier = Notifier(world.pool)
+    click = asyncio.create_task(confirmation.request(world.pool, notifier.doorbell, invoice_id, "http://shop"))
+    token = await notifier.claim()
     assert "is under way" in await refused(world, invoice_id)
-    failed = {"status": 500, "durationMs": 1, "body": "", "error": None}
-    await confirmations.end(world.pool, invoice_id, failed, delivered=False)
+    await notifier.answer(token, 500)
+    assert not (await click).delivered
     await play(world, invoice_id)
     assert await world.told(invoice_id) == TOLD[Scenario.PAID]
     assert await confirmations.find(world.pool, invoice_id) is None
