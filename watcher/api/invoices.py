@@ -13,7 +13,8 @@ from watcher.api import documents
 from watcher.api.dispatch import Answer, Call, Context
 from watcher.api.errors import about, conflict, not_found, unavailable, unprocessable
 from watcher.api.policies import check_decimals
-from watcher.api.schemas.requests import Cancellation, InvoicePage, LinePage, NewInvoice, Nothing, Simulation
+from watcher.api.schemas.requests import Cancellation, InvoicePage, LinePage, NewInvoice, Nothing
+from watcher.api.schemas.simulation import Simulation
 from watcher.prices.quotes import NoRate, current_quote
 from watcher.rules import labels
 from watcher.rules.money import BTC, MAX_SAT, SAT_PER_BTC, due_sat, exact_value

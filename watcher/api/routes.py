@@ -4,6 +4,7 @@ from watcher.api import anomalies, deliveries, events, invoices, operators, proj
 from watcher.api.dispatch import Route
 from watcher.api.schemas import answers, requests
 from watcher.api.schemas import webhook_secrets as secret_schemas
+from watcher.api.schemas.simulation import Simulated, Simulation
 
 BASE = "/api/v1"
 
@@ -61,7 +62,7 @@ ROUTES = (
     ),
     Route(
         "POST", "/invoices/{id}/simulate", invoices.simulate, "Play a scenario on a test invoice, without coins",
-        answers.Simulated, body=requests.Simulation, also=(409,),
+        Simulated, body=Simulation, also=(409,),
     ),
     Route(
         "POST", "/invoices/{id}/cancel", invoices.cancel, "Cancel a NEW invoice", answers.Invoice,

@@ -8,7 +8,7 @@ import pytest
 from tests.watcher.api.conftest import Shop, new_shop
 from tests.watcher.api.support import Answered
 from tests.watcher.world import digest
-from watcher.api.schemas.answers import Simulated
+from watcher.api.schemas.simulation import Simulated
 from watcher.rules.types import BlockId, Scenario
 from watcher.store import chain
 

@@ -26,7 +26,7 @@ from watcher.api.schemas.base import (
 from watcher.rules.labels import MEANINGS, Label
 from watcher.rules.rates import Verdict
 from watcher.rules.risk import RiskVerdict
-from watcher.rules.types import Reason, Resolution, Scenario, Status
+from watcher.rules.types import Reason, Resolution, Status
 
 Item = TypeVar("Item")
 
@@ -445,14 +445,6 @@ class Confirmation(Model):
 
     delivered: Switch
     response: EndpointAnswer
-    invoice: Invoice
-
-
-class Simulated(Model):
-    """What was told when a scenario was played, in order, and the invoice as it is now."""
-
-    scenario: Scenario
-    events: list[Event]
     invoice: Invoice
 
 

@@ -28,7 +28,7 @@ from watcher.api.schemas.base import (
     WebUrl,
 )
 from watcher.rules.labels import Label
-from watcher.rules.types import Resolution, Scenario, Status
+from watcher.rules.types import Resolution, Status
 
 EXPIRES_IN_MAX_SECONDS = 31_536_000  # 365 days
 TOLERANCE_MAX_SAT = 100_000  # tolerance is for fees and rounding, not for discounts
@@ -186,12 +186,6 @@ class Cancellation(Model):
     """Why an invoice is cancelled."""
 
     reason: Why
-
-
-class Simulation(Model):
-    """What is played on a NEW test invoice; docs/api.md tells what each of them does."""
-
-    scenario: Scenario
 
 
 class Decision(Model):
