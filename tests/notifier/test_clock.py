@@ -24,6 +24,7 @@ async def test_how_far_a_clock_is_ahead(pool: Pool, off: timedelta):
     assert await seconds_ahead(pool, lambda: now() + off) == pytest.approx(off.total_seconds(), abs=5)
 
 
+@pytest.mark.case(53)
 @pytest.mark.parametrize(("off_seconds", "told"), [(3600, 1), (-3600, 1), (75, 1), (30, 0)])
 async def test_more_than_a_minute_is_told(pool: Pool, off_seconds: int, told: int):
     stop = asyncio.Event()
@@ -55,6 +56,7 @@ async def test_a_database_that_is_away_is_asked_again(pool: Pool, monkeypatch: p
     await watching
 
 
+@pytest.mark.case(53)
 @pytest.mark.parametrize("off", [timedelta(hours=1), timedelta(hours=-1)])
 async def test_when_something_is_due_depends_on_the_databases_clock_alone(
     shop: Shop, database_url: str, monkeypatch: pytest.MonkeyPatch, off: timedelta

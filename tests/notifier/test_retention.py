@@ -49,6 +49,7 @@ async def everything(shop: Shop) -> list[Any]:
     return [await shop.pool.fetch(f"SELECT * FROM {table} ORDER BY id") for table in ("event", "delivery", "endpoint")]
 
 
+@pytest.mark.case(54)
 async def test_only_the_log_of_old_finished_deliveries_goes(shop: Shop):
     old = await logged(shop, "delivered", 91) + await logged(shop, "dead", 91)
     kept = await logged(shop, "pending", 91) + await logged(shop, "in_flight", 91)
@@ -78,6 +79,7 @@ async def test_it_goes_on_behind_what_stays(shop: Shop, monkeypatch: pytest.Monk
     assert len(await left(shop)) == 18
 
 
+@pytest.mark.case(54)
 async def test_nobody_waits_for_it(shop: Shop, database_url: str):
     """While a batch is deleted and not committed, deliveries are claimed and recorded, and the log is written."""
     await logged(shop, "delivered", 91, 50)
