@@ -289,6 +289,7 @@ CREATE TABLE public.invoice (
     exposed_sat bigint DEFAULT 0 NOT NULL,
     cancelled_at timestamp with time zone,
     noted bytea,
+    simulated jsonb,
     CONSTRAINT invoice_amount_check CHECK ((amount > (0)::numeric)),
     CONSTRAINT invoice_amount_due_sat_check CHECK (((amount_due_sat >= 1) AND (amount_due_sat <= '2100000000000000'::bigint))),
     CONSTRAINT invoice_anomaly_confirmations_check CHECK ((anomaly_confirmations >= 1)),
@@ -313,6 +314,7 @@ CREATE TABLE public.invoice (
     CONSTRAINT invoice_raised_by_risk CHECK (((raised_to = 0) OR (required_confirmations = 0))),
     CONSTRAINT invoice_raised_to_check CHECK ((raised_to >= 0)),
     CONSTRAINT invoice_required_confirmations_check CHECK ((required_confirmations >= 0)),
+    CONSTRAINT invoice_simulated_in_test CHECK (((simulated IS NULL) OR test)),
     CONSTRAINT invoice_status_check CHECK ((status = ANY (ARRAY['NEW'::text, 'UNDERPAID'::text, 'UNCONFIRMED'::text, 'CONFIRMED'::text, 'EXPIRED'::text, 'INVALID'::text]))),
     CONSTRAINT invoice_tolerance_over_sat_check CHECK ((tolerance_over_sat >= 0)),
     CONSTRAINT invoice_unconfirmed_cap_sat_check CHECK ((unconfirmed_cap_sat >= 0))

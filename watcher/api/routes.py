@@ -18,6 +18,7 @@ from watcher.api.schemas import api_keys as key_schemas
 from watcher.api.schemas import endpoints as of_endpoints
 from watcher.api.schemas import webhook_secrets as secret_schemas
 from watcher.api.schemas.replays import Queued
+from watcher.api.schemas.simulation import Simulated, Simulation
 
 BASE = "/api/v1"
 
@@ -81,6 +82,10 @@ ROUTES = (
     Route(
         "POST", "/invoices/{id}/confirm-without-payment", invoices.confirm_without_payment,
         "Confirm a test invoice without payment", answers.Confirmation, also=(409,),
+    ),
+    Route(
+        "POST", "/invoices/{id}/simulate", invoices.simulate, "Play a scenario on a test invoice, without coins",
+        Simulated, body=Simulation, also=(409,),
     ),
     Route(
         "POST", "/invoices/{id}/cancel", invoices.cancel, "Cancel a NEW invoice", answers.Invoice,

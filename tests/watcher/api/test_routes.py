@@ -21,6 +21,7 @@ GET /invoices/{id}
 GET /invoices/{id}/events
 GET /invoices/{id}/timeline
 POST /invoices/{id}/confirm-without-payment
+POST /invoices/{id}/simulate
 POST /invoices/{id}/cancel
 GET /anomalies
 GET /anomalies/{id}
