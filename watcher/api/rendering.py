@@ -33,6 +33,7 @@ WORDS = {
     "made": "The invoice was made.",
     "confirm": "The endpoint took the notification: the invoice is Paid.",
     "not-confirmed": "The endpoint did not take the notification: the invoice is still Created. Its answer is below.",
+    "simulated": "The scenario was played: what follows are its events, without any coins.",
     "cancelled": "The invoice was cancelled.",
     "paid": "It is paid on the regtest chain: a moment, and the page shows it.",
     "mined": "A block was mined.",

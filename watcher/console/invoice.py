@@ -11,6 +11,7 @@ from markupsafe import Markup
 from watcher.api.errors import Problem, not_found
 from watcher.console.visits import Visit, see, sentence
 from watcher.rules.money import sat_of_btc
+from watcher.rules.types import Scenario
 from watcher.runtime.errors import Rejected
 from watcher.store import confirmations, deliveries
 from watcher.store.projects import Project
@@ -36,7 +37,7 @@ async def _page(
         "invoice.html", project=project, invoice=invoice, timeline=lines, events=events["items"],
         deliveries=posted["items"], confirmation=await confirmations.find(visit.context.pool, invoice_id),
         is_open=is_open, has_payer=visit.context.payer is not None, qr=_qr(invoice) if is_open else "", error=error,
-        status=status,
+        scenarios=list(Scenario), status=status,
     )  # fmt: skip
 
 
@@ -47,6 +48,11 @@ def _qr(invoice: dict[str, Any]) -> Markup:
 async def confirm(visit: Visit) -> web.Response:
     """Confirm without payment: the endpoint's answer is on the page that follows."""
     return await _do(visit, "confirm-without-payment", "confirm")
+
+
+async def simulate(visit: Visit) -> web.Response:
+    """Play a scenario on a test invoice, without coins."""
+    return await _do(visit, "simulate", "simulated", await visit.form())
 
 
 async def cancel(visit: Visit) -> web.Response:

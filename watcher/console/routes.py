@@ -40,6 +40,7 @@ _SIGNED_IN = (
     ("GET", "/health", health.show),
     ("GET", "/invoices/{id}", invoice.show),
     ("POST", "/invoices/{id}/confirm", invoice.confirm),
+    ("POST", "/invoices/{id}/simulate", invoice.simulate),
     ("POST", "/invoices/{id}/cancel", invoice.cancel),
     ("POST", "/invoices/{id}/chain", invoice.act_on_chain),
     ("POST", "/deliveries/{id}/redeliver", invoice.redeliver),

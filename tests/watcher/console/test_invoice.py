@@ -5,7 +5,10 @@ from dataclasses import replace
 
 import pytest
 
+from tests.watcher.api.test_anomalies import tip
 from watcher.runtime.errors import Rejected
+
+__all__ = ["tip"]
 
 ORDER = {"amount": "10.00", "currency": "EUR"}
 
@@ -64,6 +67,24 @@ async def test_in_live_mode_there_is_no_button_and_the_call_is_refused(alice, sh
     assert refused.status == 409
     assert "test mode" in refused.words
     assert (await shop.client.get(f"/invoices/{invoice['id']}"))["status"] == "NEW"
+
+
+async def test_a_scenario_is_played_without_coins(alice, shop, invoice, pool, tip):
+    shown = await alice.post(f"/invoices/{invoice['id']}/simulate", scenario="underpaid")
+    assert "The scenario was played" in shown.words
+    assert "Invalid" in shown.words
+    assert "invoice.underpaid #1" in shown.words
+    assert "invoice.invalid #2" in shown.words
+    assert "Play a scenario" not in shown.words
+    again = await alice.post(f"/invoices/{invoice['id']}/simulate", scenario="paid")
+    assert again.status == 409
+    assert "a scenario is played on a NEW one" in again.words
+
+
+async def test_in_live_mode_no_scenario_is_played(alice, shop, invoice, tip):
+    await alice.post(f"/projects/{shop.id}/mode", mode="live")
+    assert "Play a scenario" not in (await alice.get(f"/invoices/{invoice['id']}")).words
+    assert (await alice.post(f"/invoices/{invoice['id']}/simulate", scenario="paid")).status == 409
 
 
 async def test_cancelling_needs_a_reason_and_is_in_the_timeline(alice, invoice):
