@@ -248,8 +248,12 @@ def _tell_all(directory: Path, wish: triggers.Wish, say: Callable[[str], None], 
 
 
 def _on_stage(directory: Path, work: Callable[[triggers.Triggers], Awaitable[Any]]) -> Any:
+    async def done() -> Any:
+        async with triggers.on_stage(directory) as stage:
+            return await work(stage)
+
     try:
-        return asyncio.run(triggers.on_stage(directory, work))
+        return asyncio.run(done())
     except Transient as error:
         raise NotRunning(error.message, error.hint or "it may be starting again: try once more") from None
     except ExceptionGroup as group:

@@ -3,7 +3,8 @@
 import asyncio
 import secrets
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -49,7 +50,6 @@ class Played:
 class Triggers:
     """A running environment as a stage. Its own projects are made when they are needed, and used again."""
 
-    directory: Path
     state: State
     stage: Stage
     _projects: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -126,19 +126,20 @@ def _wanted(scenario: Scenario, amount: str | None) -> dict[str, Any]:
     return wanted if wish.confirmations is None else {**wanted, "confirmations": wish.confirmations}
 
 
-async def on_stage(directory: Path, work: Callable[[Triggers], Any]) -> Any:
-    """Do the work with the `up` that runs in a directory. Raises `NotRunning`."""
+@asynccontextmanager
+async def on_stage(directory: Path) -> AsyncIterator[Triggers]:
+    """The `up` that runs in a directory, as a stage; the node has written all to disk in the end. `NotRunning`."""
     state = states.running_in(directory)
     client = Rpc(state.rpc_url, state.rpc_user, state.rpc_password)
     async with Chain(client, payer=PAYER, receiver=RECEIVER, bitcoind=state.executable) as chain:
         calls = Api(state.api, state.operator_key)
         stage = Stage(calls, chain, {}, state.sink, lambda: _watcher_pid(directory))
-        triggers = Triggers(directory, state, stage)
+        triggers = Triggers(state, stage)
         fence = await triggers.project("p2wpkh")
         url = f"{fence['notificationUrl']}/fence"
         triggers.stage = replace(stage, fence={"projectId": fence["id"], "notificationUrl": url})
         try:
-            return await work(triggers)
+            yield triggers
         finally:
             await chain.flush()
 

@@ -156,7 +156,7 @@ def test_who_disturbs_others_does_not_play_beside_them():
 
 
 def test_every_error_is_told_at_once():
-    with pytest.raises(ValueError, match=r"step 1 \(pay\): amount: .*; line 6, step 2 \(mine\): blocks: "):
+    with pytest.raises(ValueError, match=r"step 1 \(pay\): amount: .*; line 7, step 2 \(mine\): blocks: "):
         parse("own", GOOD.replace('"pay"', '"pay"\namount = "x"').replace('"mine"', '"mine"\nblocks = 0'))
 
 
@@ -164,7 +164,7 @@ def test_a_file_is_named_when_it_is_wrong(tmp_path: Path):
     path = tmp_path / "mine.toml"
     with pytest.raises(Rejected, match=r"cannot read .*mine\.toml"):
         load(path)
-    path.write_text("title")
+    path.write_text("title\nx = 1")
     with pytest.raises(Rejected, match=r"mine\.toml: no valid TOML: .*line 1"):
         load(path)
     path.write_text(GOOD)
