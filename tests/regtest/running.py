@@ -32,9 +32,7 @@ class Done:
         return json.loads(line)
 
 
-async def paywatch(
-    *arguments: str, environment: Mapping[str, str] = os.environ, seconds: float = UP_SECONDS
-) -> Done:
+async def paywatch(*arguments: str, environment: Mapping[str, str] = os.environ, seconds: float = UP_SECONDS) -> Done:
     """Run it to its end."""
     process = await asyncio.create_subprocess_exec(
         *COMMAND, *arguments, env=environment, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
