@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
-from watcher import __version__, commands, history_commands, operator_commands
+from watcher import __version__, commands, history_commands, integration_commands, operator_commands
 from watcher.command_line import Json
 from watcher.command_line import group as _group
 from watcher.command_line import say as _say
@@ -338,6 +338,7 @@ descriptor.command("list")(with_settings(_descriptor_list, ("database_url", "gap
 descriptor.command("export")(with_settings(_descriptor_export, DATABASE))
 descriptor.command("skip")(with_settings(_descriptor_skip))
 operator_commands.register(app)
+integration_commands.register(app)
 
 
 @config.command("reference")

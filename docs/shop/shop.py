@@ -100,9 +100,10 @@ def find(request: web.Request) -> tuple:
 
 def page(title: str, text: str, *, refresh: bool = False) -> web.Response:
     again = '<meta http-equiv="refresh" content="2">' if refresh else ""
-    head = f'<!doctype html><html lang="en"><meta charset="utf-8">{again}<title>{title}</title>'
+    head = f'<!doctype html><html lang="en"><meta charset="utf-8"><link rel="icon" href="data:,">{again}'
     return web.Response(
-        text=f'{head}<h1>{title}</h1>{text}<p><a href="/">All articles</a></p>', content_type="text/html"
+        text=f'{head}<title>{title}</title><h1>{title}</h1>{text}<p><a href="/">All articles</a></p>',
+        content_type="text/html",
     )
 
 

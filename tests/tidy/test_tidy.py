@@ -35,6 +35,10 @@ TESTED_ELSEWHERE = {
     "regtest/wallet.py": "tests/regtest/test_chain.py",
     "regtest/system.py": "tests/regtest/test_postgres.py",
     "notifier/app.py": "tests/e2e/test_scenarios.py",
+    "notifier/probing.py": "tests/e2e/test_check_integration.py",
+    "watcher/integration.py": "tests/e2e/test_check_integration.py",
+    "watcher/integration_commands.py": "tests/e2e/test_check_integration.py",
+    "watcher/integration_plays.py": "tests/e2e/test_check_integration.py",
 }
 
 
