@@ -15,7 +15,10 @@ SECRET = "whsec_" + "c2VjcmV0LXNlY3JldC1zZWNyZXQtc2VjcmV0LTEyMw=="
 NOW = datetime.now(UTC)
 DOCUMENT = {
     "type": "invoice.expired", "timestamp": "2026-11-20T08:30:00Z",
-    "data": {"eventId": "evt_real", "invoiceId": "inv_1", "sequence": 1, "paidBtc": "0.00000000", "reference": "ö", "test": True},
+    "data": {
+        "eventId": "evt_real", "invoiceId": "inv_1", "sequence": 1, "paidBtc": "0.00000000", "reference": "ö",
+        "test": True,
+    },
 }  # fmt: skip
 REAL = Event("evt_real", json.dumps(DOCUMENT, ensure_ascii=False, separators=(",", ":")).encode())
 
