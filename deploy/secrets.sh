@@ -16,6 +16,9 @@ random() {
 random 32 > postgres_password
 printf 'postgresql://paywatch:%s@postgres:5432/paywatch' "$(cat postgres_password)" > database_url
 
+# What webhook secrets are encrypted with in the database: keep a copy apart from the backups of the database.
+openssl rand -base64 32 > encryption_keys
+
 # bitcoind learns only a salted hash of the password: rpcauth=<user>:<salt>$<HMAC-SHA256 of the password>
 random 32 > bitcoind_password
 salt=$(random 16)

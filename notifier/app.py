@@ -18,6 +18,7 @@ from watcher.runtime import migrate, targets
 from watcher.runtime.config import Settings
 from watcher.runtime.db import Pool, open_pool
 from watcher.runtime.metrics import paywatch_version, serve_metrics
+from watcher.runtime.sealing import Keyring
 from watcher.runtime.service import run_role
 
 LEASE_MARGIN_SECONDS = 5.0  # beyond the time limit of a POST: for the record, also over a restart of the database
@@ -34,8 +35,10 @@ def main(settings: Settings) -> int:
 async def serve(settings: Settings, stop: asyncio.Event) -> None:
     """Deliver until `stop` is set, then finish what is under way.
 
-    Raises `Unavailable` when the database is away at the start, `Misconfigured` when its schema is not ours.
+    Raises `Unavailable` when the database is away at the start, `Misconfigured` when its schema is not ours
+    or a setting is missing or wrong.
     """
+    ring = Keyring.required(settings)
     targets.networks(settings.allow_targets)  # a wrong one ends the start, not the first delivery
     async with AsyncExitStack() as stack:
         pool = await stack.enter_async_context(
@@ -44,7 +47,7 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
         await migrate.check(pool)
         await stack.enter_async_context(serve_metrics(settings))
         client = await stack.enter_async_context(_client(settings))
-        await _run(settings, pool, client, stop)
+        await _run(settings, pool, ring, client, stop)
 
 
 def _client(settings: Settings) -> AbstractAsyncContextManager[Client]:
@@ -58,11 +61,11 @@ def _client(settings: Settings) -> AbstractAsyncContextManager[Client]:
     )
 
 
-async def _run(settings: Settings, pool: Pool, client: Client, stop: asyncio.Event) -> None:
+async def _run(settings: Settings, pool: Pool, ring: Keyring, client: Client, stop: asyncio.Event) -> None:
     lease_seconds = settings.delivery_timeout_seconds + LEASE_MARGIN_SECONDS
     doorbell = Doorbell()
-    worker = Worker(Store(pool, lease_seconds), client, doorbell, settings.delivery_slots, random.random)
-    confirmations = Confirmations(pool, client, doorbell, lease_seconds)
+    worker = Worker(Store(pool, lease_seconds, ring), client, doorbell, settings.delivery_slots, random.random)
+    confirmations = Confirmations(pool, ring, client, doorbell, lease_seconds)
     async with asyncio.TaskGroup() as around:
         listening = around.create_task(listen(settings.database_url, doorbell))
         async with asyncio.TaskGroup() as group:

@@ -21,8 +21,10 @@ from notifier.doorbell import Doorbell, rung
 from notifier.rules.delivery import Answer, Outcome
 from notifier.rules.schedule import RECORD_AT_STOP_SECONDS, database_pause_seconds
 from notifier.rules.signing import Message
-from watcher.runtime.db import Pool, passing_errors_as_transient
+from notifier.unsealing import opened
+from watcher.runtime.db import Pool, Row, passing_errors_as_transient
 from watcher.runtime.errors import Transient
+from watcher.runtime.sealing import Keyring
 from watcher.runtime.service import stopped_within
 
 CHANNEL = "paywatch_answers"  # the API waits for an invoice's id on it
@@ -39,8 +41,8 @@ WITH asked AS MATERIALIZED (
 UPDATE test_confirmation t
 SET state = 'sending', lease_token = gen_random_uuid(), lease_until = now() + make_interval(secs => $2)
 FROM asked a WHERE t.invoice_id = a.invoice_id
-RETURNING t.invoice_id, t.event_id, t.body, t.url, t.click, t.lease_token, ARRAY(
-  SELECT s.secret FROM project_secret s
+RETURNING t.invoice_id, t.event_id, t.body, t.url, t.click, t.lease_token, a.project_id, ARRAY(
+  SELECT ROW(s.key_number, s.sealed) FROM project_secret s
   WHERE s.project_id = a.project_id AND (s.expires_at IS NULL OR s.expires_at > now())
   ORDER BY s.expires_at IS NOT NULL, s.key_number DESC) AS secrets
 """
@@ -87,8 +89,9 @@ class Click:
 class Confirmations:
     """Posts clicks, at most `SLOTS` at a time."""
 
-    def __init__(self, pool: Pool, client: Client, doorbell: Doorbell, lease_seconds: float) -> None:
+    def __init__(self, pool: Pool, ring: Keyring, client: Client, doorbell: Doorbell, lease_seconds: float) -> None:
         self._pool = pool
+        self._ring = ring
         self._client = client
         self._bell = doorbell.bell()
         self._lease_seconds = lease_seconds
@@ -131,14 +134,12 @@ class Confirmations:
             return ()
         async with passing_errors_as_transient():
             rows = await self._pool.fetch(_CLAIM, free, self._lease_seconds)
-        return [
-            Click(
-                row["invoice_id"],
-                row["lease_token"],
-                Message(row["url"], row["event_id"], row["body"], tuple(row["secrets"]), row["click"]),
-            )
-            for row in rows
-        ]
+        return [self._click(row) for row in rows]
+
+    def _click(self, row: Row) -> Click:
+        secrets, fault = opened(self._ring, row["project_id"], row["secrets"])
+        message = Message(row["url"], row["event_id"], row["body"], secrets, row["click"], fault)
+        return Click(row["invoice_id"], row["lease_token"], message)
 
     async def _confirm(self, click: Click) -> None:
         lease_end = time.monotonic() + self._lease_seconds

@@ -16,7 +16,9 @@ from notifier import metrics
 from notifier.rules.delivery import Answer, Decision, Endpoint, Outcome, decide
 from notifier.rules.schedule import BREAKER_FAILURES, OVERTAKE_AFTER
 from notifier.rules.signing import Message
+from notifier.unsealing import opened
 from watcher.runtime.db import Connection, Pool, Row, passing_errors_as_transient
+from watcher.runtime.sealing import Keyring
 
 ENDPOINTS_PER_CLAIM = 500  # with anything pending; the next claim goes on after them
 SHARE_MIN = 4  # deliveries of one endpoint per claim, when its cap allows
@@ -77,7 +79,7 @@ WITH RECURSIVE waiting (id, number) AS (
   RETURNING d.id, d.event_id, d.invoice_id, d.endpoint_id, d.attempts, d.lease_token, p.url, p.project_id
 )
 SELECT g.next_cursor, c.*, v.type, v.body, ARRAY(
-  SELECT s.secret FROM project_secret s
+  SELECT ROW(s.key_number, s.sealed) FROM project_secret s
   WHERE s.project_id = c.project_id AND (s.expires_at IS NULL OR s.expires_at > now())
   ORDER BY s.expires_at IS NOT NULL, s.key_number DESC) AS secrets
 FROM (
@@ -217,6 +219,7 @@ class Store:
 
     pool: Pool
     lease_seconds: float
+    ring: Keyring  # opens the projects' secrets
 
     async def claim(self, limit: int, cursor: int) -> Claim:
         """Claim up to `limit` due deliveries, fairly over the endpoints whose ids are above `cursor`."""
@@ -230,7 +233,7 @@ class Store:
                 # Another claim put an event of the same invoice in flight since our snapshot.
                 metrics.CLAIM_CONFLICTS.inc()
                 continue
-            return Claim([_delivery(row) for row in rows if row["id"]], rows[0]["next_cursor"])
+            return Claim([_delivery(row, self.ring) for row in rows if row["id"]], rows[0]["next_cursor"])
 
     async def record(self, results: Sequence[Result], dice: Callable[[], float]) -> list[Record]:
         """Judge results and write what follows, in one transaction.
@@ -264,8 +267,9 @@ class Store:
         return row["pending"], row["oldest_seconds"]
 
 
-def _delivery(row: Row) -> Delivery:
-    message = Message(row["url"], row["event_id"], row["body"], tuple(row["secrets"]), row["attempts"])
+def _delivery(row: Row, ring: Keyring) -> Delivery:
+    secrets, fault = opened(ring, row["project_id"], row["secrets"])
+    message = Message(row["url"], row["event_id"], row["body"], secrets, row["attempts"], fault)
     return Delivery(row["id"], row["type"], row["invoice_id"], row["endpoint_id"], row["lease_token"], message)
 
 

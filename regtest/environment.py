@@ -1,6 +1,7 @@
 """One directory's environment: its parts, how they are configured, in which order they start and stop."""
 
 import asyncio
+import base64
 import contextlib
 import json
 import os
@@ -198,6 +199,7 @@ class Environment:
             "bitcoind_user": self.state.rpc_user,
             "bitcoind_password": self.state.rpc_password,
             "bitcoind_zmq": self.state.zmq or "",
+            "encryption_keys": self.state.encryption_key,
             "default_descriptor": await self._bitcoind.chain.receiving_descriptor(),
             "fixed_rate": str(self._options.rate),
             "api_port": str(self.state.api_port),
@@ -209,7 +211,11 @@ class Environment:
         """Run one verb of the command to its end; its output. Raises `Unavailable` with what it says."""
         process = await asyncio.create_subprocess_exec(
             *command(*arguments),
-            env=clean_environment() | {"PAYWATCH_DATABASE_URL": self.state.database},
+            env=clean_environment()
+            | {
+                "PAYWATCH_DATABASE_URL": self.state.database,
+                "PAYWATCH_ENCRYPTION_KEYS": self.state.encryption_key,
+            },
             cwd="/",
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
@@ -258,6 +264,7 @@ def plan(previous: State | None, options: Options) -> State:
         sink_port=port(kept.sink_port),
         rpc_port=port(kept.rpc_port),
         zmq_port=port(kept.zmq_port),
+        encryption_key=kept.encryption_key or base64.b64encode(secrets.token_bytes(32)).decode(),
         postgres_port=port(kept.postgres_port),
         ready=False,
         up=None,

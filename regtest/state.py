@@ -79,6 +79,7 @@ class State:
     zmq: str | None
     database: str = ""
     operator_key: str = ""
+    encryption_key: str = ""
     bitcoind: str = ""
     version: str = ""
     ready: bool = False

@@ -1,5 +1,6 @@
 """Rows for tests of the inner parts; whole-product tests make theirs over HTTP."""
 
+import base64
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -9,6 +10,20 @@ from watcher.rules.labels import at_creation
 from watcher.rules.policy import Policy, to_json
 from watcher.runtime.db import Pool
 from watcher.runtime.ids import new_id
+from watcher.runtime.sealing import Keyring, webhook_secret_place
+
+ENCRYPTION_KEY = base64.b64encode(b"an encryption key for the tests.").decode()
+RING = Keyring([ENCRYPTION_KEY])
+
+
+async def add_secret(pool: Pool, project_id: str, number: int, secret: str, expires_at: datetime | None = None) -> None:
+    """A webhook secret of a project, sealed."""
+    sealed = RING.seal(secret, webhook_secret_place(project_id, number))
+    await pool.execute(
+        "INSERT INTO project_secret (id, project_id, key_number, sealed, expires_at, created_at) "
+        "VALUES ($1, $2, $3, $4, $5, now())",
+        new_id("sec"), project_id, number, sealed, expires_at,
+    )  # fmt: skip
 
 
 async def add_project(pool: Pool, addresses: list[tuple[str, bytes]], url: str = "http://127.0.0.1:9/hook") -> str:

@@ -12,7 +12,8 @@ from watcher.runtime import migrate
 from watcher.runtime.config import Settings
 from watcher.runtime.db import connect
 from watcher.runtime.errors import PaywatchError
-from watcher.store import api_keys
+from watcher.runtime.sealing import Keyring
+from watcher.store import api_keys, webhook_secrets
 
 
 class NotFound(PaywatchError):
@@ -29,10 +30,24 @@ class SchemaStatus:
     missing: list[str]
 
 
-async def upgrade_schema(settings: Settings) -> list[str]:
-    """Apply what is missing; the names of what was applied. Raises as `migrate.upgrade`."""
-    async with _connection(settings) as connection:
-        return await migrate.upgrade(connection)
+@dataclass(frozen=True, slots=True)
+class Upgrade:
+    """What was done: migrations by name, and webhook secrets encrypted; those that could not be, and why."""
+
+    applied: list[str]
+    encrypted: int
+    unopenable: list[str]
+
+
+async def upgrade(settings: Settings) -> Upgrade:
+    """Apply the migrations that are missing, and encrypt webhook secrets with the first of the keys; all or nothing.
+
+    Raises as `migrate.upgrade`, and `Misconfigured` when secrets are in clear and there is no key.
+    """
+    async with _connection(settings) as connection, connection.transaction():
+        applied = await migrate.upgrade(connection)
+        resealed = await webhook_secrets.reseal(connection, Keyring(settings.encryption_keys))
+    return Upgrade(applied, resealed.count, resealed.unopenable)
 
 
 async def schema_status(settings: Settings) -> SchemaStatus:

@@ -47,9 +47,11 @@ def main() -> None:
     try:
         app(prog_name="paywatch")
     except PaywatchError as error:
-        typer.echo(f"error: {error.message}", err=True)
+        from watcher.runtime.log import redact
+
+        typer.echo(redact(f"error: {error.message}"), err=True)
         if error.hint:
-            typer.echo(f"hint: {error.hint}", err=True)
+            typer.echo(redact(f"hint: {error.hint}"), err=True)
         sys.exit(error.exit_code)
 
 
@@ -204,11 +206,15 @@ async def _heal(settings: Settings, scope: Any, reason: str, as_json: bool) -> b
 
 
 def _db_upgrade(settings: Settings) -> int:
-    """Bring the schema up to date."""
-    from watcher.administration import upgrade_schema
+    """Bring the schema up to date, and encrypt webhook secrets with the first of encryption_keys."""
+    from watcher.administration import upgrade
 
-    applied = asyncio.run(upgrade_schema(settings))
-    typer.echo("applied " + ", ".join(applied) if applied else "the schema is up to date")
+    done = asyncio.run(upgrade(settings))
+    typer.echo("applied " + ", ".join(done.applied) if done.applied else "the schema is up to date")
+    if done.encrypted:
+        typer.echo(f"encrypted {done.encrypted} webhook secrets with the first of encryption_keys")
+    for reason in done.unopenable:
+        typer.echo(f"warning: {reason}", err=True)
     return 0
 
 

@@ -19,10 +19,13 @@ T = TypeVar("T")
 
 project = group("Projects: their settings, their balance, reports of their money.")
 invoice = group("Invoices.")
+secret = group("The secrets that a project's notifications are signed with.")
+project.add_typer(secret, name="secret")
 
 ProjectId = Annotated[str, typer.Argument(metavar="ID", help="The project's id (prj_…).")]
 InvoiceId = Annotated[str, typer.Argument(metavar="ID", help="The invoice's id (inv_…).")]
 Limit = Annotated[int, typer.Option(help="So many at the most, up to 200.")]
+WhySecret = Annotated[str | None, typer.Option(metavar="TEXT", help="Why; it is kept in the log of actions.")]
 Cursor = Annotated[str | None, typer.Option(help="Those behind; it is named at the end of a full list.")]
 
 TOLERATED = "so much {} settles an invoice all the same"
@@ -275,6 +278,52 @@ def _project_report(
     return 0
 
 
+def _secret_rotate(
+    settings: Settings,
+    *,
+    project_id: ProjectId,
+    grace_seconds: Annotated[
+        int | None,
+        typer.Option(
+            "--grace-seconds",
+            metavar="N",
+            help="How long the secret before stays valid; 0: it ends at once. [default: 86400, a day]",
+        ),
+    ] = None,
+    reason: WhySecret = None,
+    as_json: Json = False,
+) -> int:
+    """Make a new secret for a project's notifications and print it; it is never shown again.
+
+    While the one before is valid too, notifications carry a signature by each.
+    """
+    body = _body({"graceSeconds": grace_seconds, "reason": reason}, {})
+    made = _document(settings, "POST", "/projects/{id}/webhook-secrets", project_id, body=body)
+    say(made, lines(made), as_json)
+    return 0
+
+
+def _secret_list(settings: Settings, *, project_id: ProjectId, as_json: Json = False) -> int:
+    """List the secrets that a project's notifications are signed with, the current one first; not what they are."""
+    found = _document(settings, "GET", "/projects/{id}/webhook-secrets", project_id)
+    _say_list(found, ("id", "createdAt", "expiresAt"), as_json)
+    return 0
+
+
+def _secret_revoke(
+    settings: Settings,
+    *,
+    secret_id: Annotated[str, typer.Argument(metavar="SECRET", help="The secret's id (sec_…), as the list has it.")],
+    reason: WhySecret = None,
+    as_json: Json = False,
+) -> int:
+    """End an old secret now. The current one is ended by `rotate --grace-seconds 0`."""
+    body = _body({"reason": reason}, {})
+    ended = _document(settings, "POST", "/webhook-secrets/{id}/revoke", secret_id, body=body)
+    say(ended, f"{ended['id']} of {ended['projectId']} has ended", as_json)
+    return 0
+
+
 async def _print(parts: AsyncIterator[str]) -> None:
     async for part in parts:
         typer.echo(part, nl=False)
@@ -380,6 +429,9 @@ project.command("create")(with_settings(_project_create, ALL))
 project.command("set")(with_settings(_project_set, ("database_url", "allow_http_targets", "allow_targets")))
 project.command("balance")(with_settings(_project_balance, DATABASE))
 project.command("report")(with_settings(_project_report, DATABASE))
+secret.command("rotate")(with_settings(_secret_rotate, DATABASE))
+secret.command("list")(with_settings(_secret_list, DATABASE))
+secret.command("revoke")(with_settings(_secret_revoke, DATABASE))
 invoice.command("create")(with_settings(_invoice_create, ALL))
 invoice.command("list")(with_settings(_invoice_list, _DOCUMENTS))
 invoice.command("show")(with_settings(_invoice_show, _DOCUMENTS))

@@ -3,7 +3,7 @@
 What rests on a thing that failed is not asked. The settings themselves are checked before we come here.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,12 +18,14 @@ from watcher.rules.pruning import Pruning
 from watcher.runtime import migrate
 from watcher.runtime.config import Settings
 from watcher.runtime.db import Connection, connect
-from watcher.runtime.errors import PaywatchError
-from watcher.store import chain, gaps, rates
+from watcher.runtime.errors import Misconfigured, PaywatchError
+from watcher.runtime.sealing import Keyring
+from watcher.store import chain, gaps, rates, webhook_secrets
 from watcher.store.descriptors import counters
 
 SEE_HEALTH = "docs/operate.md, Health, says of each state what to do"
 
+WRONG_SHOWN_MAX = 3  # of many things that are wrong in the same way
 OLDEST_POSTGRES = 140000  # server_version_num: 14 is the oldest that gets updates
 
 
@@ -41,8 +43,8 @@ async def examine(settings: Settings) -> AsyncIterator[Finding]:
     """Look at everything, in the order in which one thing rests on another."""
     yield Finding("settings", ok=True, detail="are complete and valid")
     yield _state(settings.state_directory)
-    for part in (_database(settings), _node(settings), _pruning(settings), _second_node(settings), _rates(settings)):
-        async for finding in part:
+    for part in (_database, _secrets, _node, _pruning, _second_node, _rates):
+        async for finding in part(settings):
             yield finding
             if not finding.ok:
                 break
@@ -74,6 +76,38 @@ async def _gaps(connection: Connection, limit: int) -> Finding:
     detail = f"at most {longest} addresses in a row were not paid, the limit is {limit}"
     hint = "see to it that the wallet looks further: `paywatch descriptor list`, then `paywatch descriptor export`"
     return Finding("gaps", longest <= limit, detail, hint)
+
+
+async def _secrets(settings: Settings) -> AsyncIterator[Finding]:
+    """Whether there is a key, and every webhook secret opens; only the first when the database failed above."""
+    try:
+        ring = Keyring.required(settings)
+    except Misconfigured as error:
+        yield _failed("secrets", error)
+        return
+    try:
+        connection = await connect(settings.database_url, "paywatch-doctor")
+    except PaywatchError:
+        return
+    try:
+        await migrate.check(connection)
+        wrong = await webhook_secrets.unopenable(connection, ring)
+        found = await webhook_secrets.counts(connection)
+    except PaywatchError:
+        return
+    finally:
+        await connection.close()
+    older = sum(count for key_id, count in found.items() if key_id != ring.key_ids[0].hex())
+    detail = f"all {sum(found.values())} webhook secrets open with encryption_keys"
+    detail += f", {older} of them not with the first: `paywatch db upgrade`" if older else ""
+    hint = "docs/operate.md, The encryption key, says what to do; `paywatch db upgrade` encrypts what is not encrypted"
+    yield Finding("secrets", not wrong, _first_of(wrong) or detail, hint)
+
+
+def _first_of(wrong: Sequence[str]) -> str:
+    """The first few, and how many more there are."""
+    more = len(wrong) - WRONG_SHOWN_MAX
+    return "; ".join(wrong[:WRONG_SHOWN_MAX]) + (f"; and {more} more" if more > 0 else "")
 
 
 async def _database(settings: Settings) -> AsyncIterator[Finding]:

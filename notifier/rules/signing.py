@@ -24,10 +24,16 @@ class Message:
     body: bytes = field(repr=False)
     secrets: tuple[str, ...] = field(repr=False)  # every unexpired one, the current first
     attempt: int  # from 1
+    fault: str | None = None  # why it cannot be signed
 
 
 def headers(message: Message, timestamp_seconds: int, user_agent: str) -> dict[str, str]:
-    """All headers of the POST; `timestamp_seconds` since 1970, of this attempt. Errors as `sign`."""
+    """All headers of the POST; `timestamp_seconds` since 1970, of this attempt.
+
+    Raises `ValueError` as `sign`, and for a message with a `fault`.
+    """
+    if message.fault is not None:
+        raise ValueError(message.fault)
     return {
         "content-type": "application/json",
         "user-agent": user_agent,

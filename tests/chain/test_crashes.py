@@ -12,6 +12,7 @@ from regtest.node import Node
 from regtest.wait import wait_for
 from tests.chain.agreement import agree, booked
 from tests.notifier.support import SECRET, notifier, sink
+from tests.support import add_secret
 from tests.watcher.bitcoind import watching as around
 from tests.watcher.bitcoind.watching import DUE, PAID, Watching
 from tests.watcher.processes import START_SECONDS, Start, wait_logged, watcher_processes
@@ -114,7 +115,7 @@ async def test_what_was_committed_is_published_although_the_watcher_died_before_
     """Its commit goes through after its death; the notifier, started later, posts the event, and only once."""
     async with around.watching(pool, node, chain) as watching, sink() as receiver:
         await pool.execute("UPDATE endpoint SET url = $1", receiver.url)
-        await pool.execute("INSERT INTO project_secret VALUES ($1, 1, $2)", watching.project_id, SECRET)
+        await add_secret(pool, watching.project_id, 1, SECRET)
         await service.release_lease(pool, watching.pipeline.epoch)
         await make_holds(pool)
         running = start(**({} if zmq else {"bitcoind_zmq": ""}))

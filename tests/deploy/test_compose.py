@@ -14,7 +14,9 @@ import yaml
 
 from regtest import container
 from regtest.bitcoind import RELEASE, Bitcoind
+from tests.support import ENCRYPTION_KEY
 from watcher.runtime.config import Settings, load
+from watcher.runtime.sealing import Keyring
 
 ROOT = Path(__file__).parents[2]
 FILE = ROOT / "deploy" / "compose.yaml"
@@ -77,7 +79,8 @@ def interpolated(value: object) -> str:
 def settings_of(name: str, directory: Path) -> Settings:
     service = SERVICES[name]
     for secret in service["secrets"]:
-        (directory / secret).write_text(f"postgresql://{secret}" if secret == "database_url" else secret)
+        told = {"database_url": "postgresql://database_url", "encryption_keys": ENCRYPTION_KEY}
+        (directory / secret).write_text(told.get(secret, secret))
     variables = {key: interpolated(value) for key, value in service["environment"].items()}
     return load({}, {key: value.replace("/run/secrets", str(directory)) for key, value in variables.items()})
 
@@ -87,6 +90,7 @@ def test_each_gets_its_settings_and_no_secret_more(name: str, tmp_path: Path) ->
     settings = settings_of(name, tmp_path)
     assert settings.database_url == "postgresql://database_url"
     assert settings.bitcoind_password == ("bitcoind_password" if name in ("watcher", "api") else "")
+    assert settings.encryption_keys == (() if name == "watcher" else (ENCRYPTION_KEY,))
     assert settings.network == "main"
 
 
@@ -156,6 +160,13 @@ def test_both_sides_get_the_same_password(secrets: Path) -> None:
     password = (secrets / "bitcoind_password").read_text()
     assert digest == hmac.new(salt.encode(), password.encode(), hashlib.sha256).hexdigest()
     assert user == SERVICES["api"]["environment"]["PAYWATCH_BITCOIND_USER"]
+
+
+@needs_openssl
+def test_the_encryption_key_that_is_made_is_one(secrets: Path) -> None:
+    environment = {"PAYWATCH_ENCRYPTION_KEYS_FILE": str(secrets / "encryption_keys")}
+    settings = load({"database_url": "x"}, environment)
+    assert len(Keyring.required(settings).key_ids) == 1
 
 
 @needs_openssl

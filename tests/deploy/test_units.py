@@ -10,6 +10,7 @@ import pytest
 from regtest.bitcoind import Bitcoind
 from regtest.node import Node
 from regtest.wait import free_port
+from tests.support import ENCRYPTION_KEY
 from watcher.bitcoind.rpc import BitcoindRpc
 from watcher.doctor import _zmq
 from watcher.runtime.config import Settings, load
@@ -80,7 +81,8 @@ def settings_under(unit: Path, directory: Path) -> Settings:
     for credential in lines_of(unit, "LoadCredential"):
         name, _, source = credential.partition(":")
         assert source == f"/etc/paywatch/{name}"
-        (directory / name).write_text({"database_url": "postgresql://db/paywatch"}.get(name, f"the {name}") + "\n")
+        told = {"database_url": "postgresql://db/paywatch", "encryption_keys": ENCRYPTION_KEY}
+        (directory / name).write_text(told.get(name, f"the {name}") + "\n")
     variables = dict(line.split("=", 1) for line in lines_of(unit, "Environment"))
     assert variables.pop("PAYWATCH_CONFIG") == "/etc/paywatch/paywatch.toml"
     environment = {name: value.replace("%d", str(directory)) for name, value in variables.items()}
@@ -92,6 +94,7 @@ def test_a_role_gets_its_settings_and_no_secret_more(unit: Path, tmp_path: Path)
     settings = settings_under(unit, tmp_path)
     assert settings.database_url == "postgresql://db/paywatch"
     assert settings.bitcoind_password == ("" if "notifier" in unit.name else "the bitcoind_password")
+    assert settings.encryption_keys == (() if "watcher" in unit.name else (ENCRYPTION_KEY,))
     assert (settings.network, settings.bitcoind_user) == ("main", "paywatch")
 
 

@@ -379,9 +379,14 @@ CREATE TABLE public.project (
 CREATE TABLE public.project_secret (
     project_id text NOT NULL,
     key_number integer NOT NULL,
-    secret text NOT NULL,
+    secret text,
     expires_at timestamp with time zone,
-    CONSTRAINT project_secret_secret_check CHECK ((secret ~~ 'whsec\_%'::text))
+    id text NOT NULL,
+    sealed bytea,
+    created_at timestamp with time zone NOT NULL,
+    CONSTRAINT project_secret_id_check CHECK ((id ~ '^sec_[0-9A-HJKMNP-TV-Z]{26}$'::text)),
+    CONSTRAINT project_secret_one_form CHECK ((num_nonnulls(secret, sealed) = 1)),
+    CONSTRAINT project_secret_sealed_check CHECK ((octet_length(sealed) > 32))
 );
 CREATE TABLE public.quote (
     id bigint NOT NULL,
@@ -533,6 +538,10 @@ ALTER TABLE ONLY public.payment
     ADD CONSTRAINT payment_pkey PRIMARY KEY (txid, vout);
 ALTER TABLE ONLY public.project
     ADD CONSTRAINT project_pkey PRIMARY KEY (id);
+ALTER TABLE ONLY public.project_secret
+    ADD CONSTRAINT project_secret_id_key UNIQUE (id);
+ALTER TABLE public.project_secret
+    ADD CONSTRAINT project_secret_is_sealed CHECK ((secret IS NULL)) NOT VALID;
 ALTER TABLE ONLY public.project_secret
     ADD CONSTRAINT project_secret_pkey PRIMARY KEY (project_id, key_number);
 ALTER TABLE ONLY public.quote

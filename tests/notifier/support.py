@@ -18,6 +18,7 @@ from aiohttp import web
 
 from notifier.app import serve
 from regtest.wait import wait_for
+from tests.support import ENCRYPTION_KEY, add_secret
 from watcher.runtime.config import Settings
 from watcher.runtime.db import Pool
 from watcher.runtime.ids import new_id
@@ -49,9 +50,7 @@ class Shop:
         return self
 
     async def add_secret(self, number: int, secret: str, expires_at: datetime | None = None) -> None:
-        await self.pool.execute(
-            "INSERT INTO project_secret VALUES ($1, $2, $3, $4)", self.project_id, number, secret, expires_at
-        )
+        await add_secret(self.pool, self.project_id, number, secret, expires_at)
 
     async def endpoint(self, url: str, max_in_flight: int = 4) -> int:
         return await self.pool.fetchval(
@@ -293,7 +292,10 @@ async def read_request(reader: asyncio.StreamReader) -> bytes:
 
 
 def settings(database_url: str, **changes: Any) -> Settings:
-    values = {"allow_http_targets": True, "allow_targets": LOOPBACK, "delivery_timeout_seconds": 5, **changes}
+    values = {
+        "allow_http_targets": True, "allow_targets": LOOPBACK, "delivery_timeout_seconds": 5,
+        "encryption_keys": ENCRYPTION_KEY, **changes,
+    }  # fmt: skip
     return Settings(database_url=database_url, **values)
 
 
@@ -320,11 +322,15 @@ sys.exit(main(load({})))
 class Process:
     """A notifier process, configured as an operator would, its log in a file."""
 
-    def __init__(self, directory: Path, database_url: str, **changes: Any) -> None:
-        values = {"allow_http_targets": "true", "allow_targets": ",".join(LOOPBACK), **changes}
+    def __init__(self, directory: Path, database_url: str, *, time_zone: str = "UTC", **changes: Any) -> None:
+        values = {
+            "allow_http_targets": "true", "allow_targets": ",".join(LOOPBACK), "encryption_keys": ENCRYPTION_KEY,
+            **changes,
+        }  # fmt: skip
         environment = {
             "PATH": os.environ["PATH"],
             "PYTHONPATH": str(ROOT),
+            "TZ": time_zone,
             "PAYWATCH_DATABASE_URL": database_url,
             **{f"PAYWATCH_{name.upper()}": str(value) for name, value in values.items()},
         }

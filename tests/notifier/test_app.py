@@ -17,6 +17,7 @@ from notifier.store import Store
 from regtest.postgres import Postgres
 from regtest.wait import free_port, wait_for
 from tests.notifier.support import Process, Shop, Sink, gated, notifier, process, sink
+from tests.support import RING
 from watcher.runtime import migrate
 from watcher.runtime.db import open_pool
 
@@ -119,7 +120,7 @@ async def test_what_a_dead_notifier_claimed_and_did_not_send_is_sent_after_the_l
     shop: Shop, receiver: Sink, database_url: str
 ):
     delivery_id = await shop.deliver(await shop.endpoint(receiver.url))
-    await Store(shop.pool, 1.0).claim(1, 0)  # and nothing more: it died here
+    await Store(shop.pool, 1.0, RING).claim(1, 0)  # and nothing more: it died here
     started = time.monotonic()
     async with notifier(database_url):
         await shop.until(delivery_id, "delivered")

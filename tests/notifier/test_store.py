@@ -14,6 +14,7 @@ from notifier.rules.schedule import BREAKER_FAILURES
 from notifier.store import Claim, Delivery, Record, Result, Store
 from regtest.wait import wait_for
 from tests.notifier.support import SECRET, Shop, now
+from tests.support import RING
 from watcher.runtime.db import Pool
 from watcher.runtime.errors import Transient
 
@@ -23,7 +24,7 @@ URL = "https://shop.test/hook"
 
 @pytest.fixture
 def claims(pool: Pool) -> Store:
-    return Store(pool, LEASE_SECONDS)
+    return Store(pool, LEASE_SECONDS, RING)
 
 
 def answer(status: int | None = 200, outcome: Outcome | None = None, **facts: Any) -> Answer:

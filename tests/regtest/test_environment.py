@@ -1,6 +1,7 @@
 """What an `up` plans, before it starts anything. What it starts is in `test_up`."""
 
 import asyncio
+import base64
 import os
 import secrets
 import socket
@@ -34,6 +35,8 @@ class TestPlan:
         assert len(ports) == len(PORTS)
         assert all(is_free(port) for port in ports)
         assert len(state.rpc_password) >= 32
+        assert len(base64.b64decode(state.encryption_key, validate=True)) == 32
+        assert state.encryption_key != plan(None, any_port()).encryption_key
         assert state.zmq == f"tcp://127.0.0.1:{state.zmq_port}"
 
     def test_the_next_one_is_the_same_and_nothing_runs_yet(self):
@@ -41,6 +44,12 @@ class TestPlan:
         ended = replace(first, ready=True, up=Process(1, "x"), processes={"api": Process(2, "y")})
         assert plan(ended, Options()) == first
         assert plan(ended, any_port()) == first
+
+    def test_one_of_before_there_were_encryption_keys_gets_one(self):
+        first = plan(None, any_port())
+        second = plan(replace(first, encryption_key=""), Options())
+        assert second.encryption_key
+        assert replace(second, encryption_key=first.encryption_key) == first
 
     def test_a_port_that_was_taken_meanwhile_is_changed(self, taken):
         first = plan(None, any_port())

@@ -1,15 +1,19 @@
 """`paywatch regtest up` as a user has it: what it says, what it survives, and what it leaves behind."""
 
 import asyncio
+import base64
+import json
 import os
 import signal
 import time
+import tomllib
 from pathlib import Path
 
 import asyncpg
 import pytest
 
 from regtest import state as states
+from regtest.api import request
 from regtest.process import running
 from regtest.wait import wait_for
 from tests.regtest.running import COMMAND, Running, paywatch
@@ -175,6 +179,43 @@ async def test_told_to_end_it_leaves_no_process_and_can_go_on(up):
     await up.start()
     assert await up.rpc.call("getblockcount") == height
     assert up.links["zmq"] is not None
+
+
+CLEAR = "whsec_" + base64.b64encode(b"a secret of before, in clear....").decode()
+AS_BEFORE = f"""
+ALTER TABLE project_secret DROP CONSTRAINT project_secret_is_sealed;
+UPDATE project_secret SET sealed = NULL, secret = '{CLEAR}';
+ALTER TABLE project_secret ADD CONSTRAINT project_secret_is_sealed CHECK (secret IS NULL) NOT VALID
+"""
+
+
+async def test_a_directory_of_before_secrets_were_encrypted_goes_on(up):
+    invoice = await up.add_invoice()
+    connection = await asyncpg.connect(up.links["database"])
+    await connection.execute(AS_BEFORE)
+    await connection.close()
+    assert await up.stop() == 0
+    state = json.loads((up.directory / "state.json").read_text())
+    assert len(base64.b64decode(state.pop("encryption_key"))) == 32
+    (up.directory / "state.json").write_text(json.dumps(state))
+
+    await up.start()
+    connection = await asyncpg.connect(up.links["database"])
+    assert await connection.fetchval("SELECT bool_and(secret IS NULL AND sealed IS NOT NULL) FROM project_secret")
+    await connection.close()
+    key = up.state.encryption_key
+    assert tomllib.loads((up.directory / "paywatch.toml").read_text())["encryption_keys"] == key
+    assert (await paywatch("doctor", "--config", str(up.directory / "paywatch.toml"))).code == 0
+    known = {"secret": CLEAR, "projectId": invoice["projectId"]}
+    assert (await request("POST", up.links["sink"] + "/secrets", json=known))[0] in (200, 201, 204)
+    await up.chain.pay(invoice["address"], 50_000)
+    await up.wait_events(invoice["id"], "invoice.confirmed")
+    url = f"{up.links['sink']}/requests?distinct=true&invoiceId={invoice['id']}"
+    assert [item["verified"] for item in (await request("GET", url))[1]["items"]] == [True]
+
+    assert await up.stop() == 0
+    await up.start()
+    assert up.state.encryption_key == key, "it is kept"
 
 
 async def test_told_twice_it_ends_at_once(up):

@@ -11,6 +11,7 @@ from typing import Any
 from regtest.node import Node
 from regtest.process import Child
 from regtest.wait import wait_for
+from tests.support import ENCRYPTION_KEY
 
 START_SECONDS = 20
 
@@ -27,7 +28,7 @@ async def watcher_processes(node: Node, database_url: str, directory: Path) -> A
             "database_url": database_url, "network": "regtest", "bitcoind_url": node.rpc_url,
             "bitcoind_user": node.rpc_user, "bitcoind_password": node.rpc_password,
             "bitcoind_zmq": node.zmq_address or "", "log_format": "json",
-        } | settings  # fmt: skip
+        } | ({} if role == "watcher" else {"encryption_keys": ENCRYPTION_KEY}) | settings  # fmt: skip
         environment = {name: value for name, value in os.environ.items() if not name.startswith("PAYWATCH_")}
         environment |= {f"PAYWATCH_{name.upper()}": value for name, value in wanted.items()}
         environment |= {"PYTHONPATH": str(Path(__file__).parents[2])}

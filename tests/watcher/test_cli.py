@@ -10,6 +10,7 @@ import sys
 import pytest
 
 from regtest.wait import free_port
+from tests.support import ENCRYPTION_KEY
 
 COMMAND = [sys.executable, "-m", "watcher.cli"]
 CLEAN = {name: value for name, value in os.environ.items() if not name.startswith("PAYWATCH_")}
@@ -83,11 +84,31 @@ def test_a_settings_file_is_named_by_a_flag(tmp_path):
 @pytest.mark.parametrize("role", ["watcher", "notifier", "api"])
 def test_without_a_database_a_role_ends_with_69(role):
     url = f"postgresql://paywatch:geheim@127.0.0.1:{free_port()}/paywatch"
-    done = paywatch(role, "--database-url", url, "--bitcoind-user", "u", "--bitcoind-password", "geheim")
+    given = {} if role == "watcher" else {"encryption_keys": ENCRYPTION_KEY}
+    done = paywatch(role, "--database-url", url, "--bitcoind-user", "u", "--bitcoind-password", "geheim", **given)
     assert done.returncode == 69
     assert "cannot be reached" in done.stderr
     assert "Traceback" not in done.stderr
     assert "geheim" not in done.stderr
+
+
+@pytest.mark.parametrize("role", ["notifier", "api"])
+def test_without_an_encryption_key_a_role_ends_with_78_and_says_how_to_make_one(role):
+    done = paywatch(role, "--database-url", "postgresql://a", "--bitcoind-user", "u", log_format="json")
+    assert done.returncode == 78
+    (line,) = map(json.loads, done.stderr.splitlines())
+    assert (line["event"], line["error"][:26]) == ("role.failed", "encryption_keys is not set")
+    assert "`openssl rand -base64 32`" in line["hint"]
+
+
+def test_what_an_error_says_has_no_secret_in_it():
+    code = "import watcher.cli as c; from watcher.runtime.errors import Rejected\n"
+    code += f"def fail(): raise Rejected('not {ENCRYPTION_KEY}', 'but postgresql://a:geheim@b')\n"
+    code += "c.reference = fail; c.main()"
+    done = subprocess.run(
+        [sys.executable, "-c", code, "config", "reference"], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (4, "error: not ***\nhint: but postgresql://***@b\n")
 
 
 def test_ctrl_c_in_a_task_is_130():

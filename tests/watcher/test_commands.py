@@ -13,6 +13,7 @@ import pytest
 
 from regtest.chain import Chain
 from regtest.node import Node
+from tests.support import ENCRYPTION_KEY
 from tests.watcher.test_cli import paywatch
 from tests.watcher.world import World
 from watcher.commands import flat, lines
@@ -33,7 +34,7 @@ def run(database_url: str, node: Node) -> Run:
         wanted = {
             "database_url": database_url, "network": "regtest", "bitcoind_url": node.rpc_url, "fixed_rate": "50000",
             "bitcoind_user": node.rpc_user, "bitcoind_password": node.rpc_password, "log_format": "json",
-            "public_url": "https://pay.example",
+            "public_url": "https://pay.example", "encryption_keys": ENCRYPTION_KEY,
         } | settings  # fmt: skip
         return await asyncio.to_thread(paywatch, *arguments, **wanted)
 

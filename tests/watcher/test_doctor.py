@@ -1,6 +1,7 @@
 """The doctor on a healthy environment, and with one thing wrong at a time."""
 
 import asyncio
+import base64
 import json
 
 import pytest
@@ -8,13 +9,14 @@ import pytest
 from regtest.chain import Chain
 from regtest.node import Node
 from regtest.wait import free_port
-from tests.support import add_project
+from tests.support import ENCRYPTION_KEY, RING, add_project, add_secret
 from tests.watcher.prices.tickers import serving
 from tests.watcher.test_cli import paywatch
 from watcher.bitcoind.rpc import ChainInfo, ZmqNotification
 from watcher.doctor import Finding, _kept, _zmq, examine
 from watcher.runtime.config import Settings
 
+OTHER_KEY = base64.b64encode(b"another one, of the same 32 byte").decode()
 ADDRESS = "tcp://127.0.0.1:28332"
 LOOKED_AT = {"database_url", "network", "bitcoind_url", "bitcoind_user", "bitcoind_password", "bitcoind_zmq"}
 
@@ -40,6 +42,7 @@ def settings(node, database_url):
             "bitcoind_user": node.rpc_user,
             "bitcoind_password": node.rpc_password,
             "bitcoind_zmq": node.zmq_address,
+            "encryption_keys": ENCRYPTION_KEY,
         }
         return Settings(**(right | changes))
 
@@ -52,7 +55,8 @@ async def findings(settings: Settings) -> dict[str, Finding]:
 
 async def test_all_is_well(settings):
     found = await findings(settings())
-    names = ["settings", "state", "database", "schema", "watcher", "gaps", "node", "network", "sync", "zmq", "pruning"]
+    names = ["settings", "state", "database", "schema", "watcher", "gaps", "secrets"]
+    names += ["node", "network", "sync", "zmq", "pruning"]
     assert list(found) == names
     assert [finding.name for finding in found.values() if not finding.ok] == []
 
@@ -63,6 +67,31 @@ async def test_without_a_database_the_node_is_still_looked_at(settings):
     assert found["database"].hint
     assert "schema" not in found
     assert found["zmq"].ok
+
+
+async def test_without_an_encryption_key(settings):
+    found = (await findings(settings(encryption_keys=())))["secrets"]
+    assert (found.ok, found.detail[:27]) == (False, "encryption_keys is not set:")
+    assert "openssl rand -base64 32" in found.hint
+
+
+async def test_webhook_secrets_are_all_opened(settings, pool):
+    project_id = await add_project(pool, [])
+    for number in range(1, 6):
+        await add_secret(pool, project_id, number, f"whsec_{number}")
+    told = (await findings(settings()))["secrets"]
+    assert (told.ok, told.detail) == (True, "all 5 webhook secrets open with encryption_keys")
+    told = (await findings(settings(encryption_keys=(OTHER_KEY, ENCRYPTION_KEY))))["secrets"]
+    assert told.ok
+    assert told.detail.endswith(", 5 of them not with the first: `paywatch db upgrade`")
+    told = (await findings(settings(encryption_keys=OTHER_KEY)))["secrets"]
+    assert not told.ok
+    key_id = RING.key_ids[0].hex()
+    assert f"webhook secret 1 of {project_id} is encrypted with the key {key_id}, which is not in" in told.detail
+    assert told.detail.endswith("; and 2 more")
+    await pool.execute("UPDATE project_secret SET sealed = set_byte(sealed, 20, get_byte(sealed, 20) # 1)")
+    told = (await findings(settings()))["secrets"]
+    assert (told.ok, "it was altered, or is of another row" in told.detail) == (False, True)
 
 
 async def test_without_a_schema(settings, postgres):
@@ -237,6 +266,7 @@ async def test_an_accepted_gap_is_told(settings, pool):
 
 async def test_as_a_command_it_tells_a_line_for_each_and_exits_1(settings):
     right = {name: str(value) for name, value in settings().model_dump(include=LOOKED_AT).items()}
+    right["encryption_keys"] = ENCRYPTION_KEY
     done = await asyncio.to_thread(paywatch, "doctor", **right)
     assert done.returncode == 0, done.stdout
     assert [line.split()[:2] for line in done.stdout.splitlines()][:2] == [["ok", "settings"], ["ok", "state"]]

@@ -12,6 +12,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 from regtest.wait import free_port, wait_for
+from tests.support import ENCRYPTION_KEY
 from watcher.api.app import serve
 from watcher.health import Health, _reachable, ask
 from watcher.rules.types import BlockId
@@ -24,6 +25,7 @@ def settings_for(database_url: str, port: int) -> Settings:
     return Settings(
         database_url=database_url, network="regtest", bitcoind_url="http://127.0.0.1:9",
         bitcoind_user="nobody", bitcoind_password="asks", api_port=port,
+        encryption_keys=ENCRYPTION_KEY,
     )  # fmt: skip
 
 

@@ -5,6 +5,7 @@ import json
 import pytest
 
 # ruff: noqa: F811 (fixtures are asked for by their names)
+from tests.support import ENCRYPTION_KEY
 from tests.watcher.api.conftest import (  # noqa: F401 (fixtures)
     addresses,
     context,
@@ -121,7 +122,7 @@ async def test_a_table_is_that_of_the_api(operator, context, pool):
 
 async def test_an_office_asks_the_node_only_when_it_must(database_url, pool):
     """Listing needs no login for bitcoind; a new descriptor does."""
-    async with office(Settings(database_url=database_url, network="regtest")) as opened:
+    async with office(Settings(database_url=database_url, network="regtest", encryption_keys=ENCRYPTION_KEY)) as opened:
         assert json.dumps(await opened.call("GET", "/projects")) == '{"items": [], "nextCursor": null}'
         with pytest.raises(Misconfigured, match="no login for bitcoind"):
             await opened.call(

@@ -12,6 +12,7 @@ from watcher.runtime import log, migrate
 from watcher.runtime.config import Settings
 from watcher.runtime.db import open_pool
 from watcher.runtime.metrics import listening, serve_metrics
+from watcher.runtime.sealing import Keyring
 from watcher.runtime.service import run_role
 from watcher.store.witness import Witness
 
@@ -27,6 +28,7 @@ def main(settings: Settings) -> int:
 
 async def serve(settings: Settings, stop: asyncio.Event) -> None:
     """Open everything, serve, and close it in reverse order when `stop` is set."""
+    Keyring.required(settings)  # without it no project could be made
     async with AsyncExitStack() as stack:
         pool = await stack.enter_async_context(
             open_pool(settings.database_url, settings.database_pool_size, "paywatch-api")

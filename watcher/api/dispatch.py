@@ -183,7 +183,10 @@ def call_of(
     return Call(context, principal, object_id, validated(route.body, values), checked, datetime.now(UTC), None)
 
 
-_OBJECTS = {"projects": "project", "invoices": "invoice", "anomalies": "exception", "deliveries": "delivery"}
+_OBJECTS = {
+    "projects": "project", "invoices": "invoice", "anomalies": "exception", "deliveries": "delivery",
+    "webhook-secrets": "webhook secret",
+}  # fmt: skip
 
 
 def check_allowed(route: Route, principal: Principal, object_id: str) -> None:

@@ -14,6 +14,7 @@ from watcher.rules.timeline import sentence
 from watcher.rules.types import TxState
 from watcher.runtime.db import Row
 from watcher.store.projects import Project
+from watcher.store.webhook_secrets import WebhookSecret
 
 
 def listing(items: Sequence[dict[str, Any]], limit: int, cursor: str = "id") -> dict[str, Any]:
@@ -159,6 +160,16 @@ def action(row: Row) -> dict[str, Any]:
         "detail": row["detail"],
         "previousHash": row["previous_hash"].hex(),
         "hash": row["hash"].hex(),
+    }
+
+
+def webhook_secret(secret: WebhookSecret) -> dict[str, Any]:
+    """What is known of a secret that notifications are signed with."""
+    return {
+        "id": secret.id,
+        "projectId": secret.project_id,
+        "createdAt": time_text(secret.created_at),
+        "expiresAt": time_text(secret.expires_at) if secret.expires_at else None,
     }
 
 

@@ -15,7 +15,8 @@ from watcher.runtime import migrate
 from watcher.runtime.config import Settings
 from watcher.runtime.db import PASSING_ERRORS, Pool, Row
 from watcher.runtime.errors import PaywatchError
-from watcher.store import gaps, rates
+from watcher.runtime.sealing import Keyring
+from watcher.store import gaps, rates, webhook_secrets
 
 _WATCHER = """
 SELECT health, health_detail, lease_until > now() AS is_active, tip_height, node_height, prune_height,
@@ -56,13 +57,14 @@ async def readyz(request: web.Request) -> web.Response:
 
 
 async def _checks(pool: Pool, settings: Settings) -> list[Check]:
-    """Database, schema, watcher, rates; none behind one that failed can be asked."""
+    """Database, schema, webhook secrets, watcher, rates; none behind one that failed can be asked."""
     checks: list[Check] = []
     try:
         await pool.fetchval("SELECT 1")
         checks.append(Check("database", ok=True, detail="answers"))
         await migrate.check(pool)
         checks.append(Check("schema", ok=True, detail="is the one that this program needs"))
+        checks.append(await _secrets(pool, settings))
         checks.append(await _watcher(pool, settings.reorg_limit_blocks))
         if settings.has_market_rates:
             checks.append(_rates(await rates.every(pool), datetime.now(UTC)))
@@ -103,6 +105,14 @@ async def _members(pool: Pool, row: Row, reorg_limit_blocks: int) -> dict[str, A
         "pruneMarginBlocks": pruning.margin_blocks if pruning else None,
         "warnings": warnings,
     }
+
+
+async def _secrets(pool: Pool, settings: Settings) -> Check:
+    """The webhook secrets. Those that do not open are a warning: only their projects' notifications wait."""
+    found = await webhook_secrets.counts(pool)
+    warnings = webhook_secrets.unknown(found, Keyring(settings.encryption_keys))
+    detail = "; ".join(warnings) or f"all {sum(found.values())} are encrypted with keys that we have"
+    return Check("secrets", ok=True, detail=detail, members={"warnings": warnings})
 
 
 def _rates(known: list[rates.Rate], now: datetime) -> Check:

@@ -55,6 +55,7 @@ WEBHOOK_HEADERS = {
 
 IDS = {
     "projects": f"^prj_{ID}$", "invoices": f"^inv_{ID}$", "deliveries": f"^dlv_{ID}$", "anomalies": f"^{OUTPOINT}$",
+    "webhook-secrets": f"^sec_{ID}$",
 }  # fmt: skip
 
 Json = dict[str, Any]

@@ -6,8 +6,9 @@ from watcher.api.errors import Problem, about, not_found, unprocessable
 from watcher.api.policies import changed_policy, policy_of
 from watcher.api.schemas.requests import NewProject, Nothing, ProjectChange, ProjectPage
 from watcher.runtime.ids import new_id
+from watcher.runtime.sealing import Keyring
 from watcher.runtime.targets import check_url
-from watcher.store import api_keys, descriptors, projects
+from watcher.store import api_keys, descriptors, projects, webhook_secrets
 from watcher.store.descriptors import Derived
 from watcher.store.projects import Project
 
@@ -17,6 +18,7 @@ async def create(call: Call[NewProject, Nothing]) -> Answer:
 
     The node is asked only about a descriptor that is new to us, and before the transaction begins.
     """
+    ring = Keyring.required(call.context.settings)
     _check_notification_url(call, call.body.notification_url)
     policy = policy_of(call.body, call.body.currency)
     text, derived = await _descriptor(call)
@@ -27,7 +29,7 @@ async def create(call: Call[NewProject, Nothing]) -> Answer:
             call.body.notification_url, "active", call.now.replace(microsecond=0),
         )  # fmt: skip
         await projects.insert(connection, project)
-        secret = await projects.create_secret(connection, project.id)
+        _, secret = await webhook_secrets.create(connection, project.id, ring)
         _, key = await api_keys.create(connection, project.id, call.now)
         document = documents.project(project, to_operator=True)
         return await call.answer(connection, Answer(201, document, {"apiKey": key, "webhookSecret": secret}))

@@ -1,8 +1,9 @@
 """The table of all calls below `/api/v1`: the server, the OpenAPI document and `/docs` are made from it."""
 
-from watcher.api import anomalies, deliveries, events, invoices, operators, projects, reports
+from watcher.api import anomalies, deliveries, events, invoices, operators, projects, reports, webhook_secrets
 from watcher.api.dispatch import Route
 from watcher.api.schemas import answers, requests
+from watcher.api.schemas import webhook_secrets as secret_schemas
 
 BASE = "/api/v1"
 
@@ -24,6 +25,18 @@ ROUTES = (
     Route(
         "GET", "/projects/{id}/report", reports.report, "Report a project's confirmed money", answers.Report,
         query=requests.ReportPage, table=reports.table,
+    ),
+    Route(
+        "POST", "/projects/{id}/webhook-secrets", webhook_secrets.rotate_webhook_secret, "Make a new webhook secret",
+        secret_schemas.CreatedWebhookSecret, body=secret_schemas.NewWebhookSecret, status=201,
+    ),
+    Route(
+        "GET", "/projects/{id}/webhook-secrets", webhook_secrets.show_webhook_secrets,
+        "List a project's webhook secrets", secret_schemas.WebhookSecretList,
+    ),
+    Route(
+        "POST", "/webhook-secrets/{id}/revoke", webhook_secrets.revoke, "Revoke an old webhook secret",
+        secret_schemas.WebhookSecret, body=secret_schemas.Revocation, also=(409,),
     ),
     Route(
         "POST", "/invoices", invoices.create, "Make an invoice", answers.Invoice,

@@ -4,11 +4,12 @@ Order of precedence: flag > environment > `<NAME>_FILE` (a path in the environme
 An unknown key in the TOML file, an unknown `PAYWATCH_*` variable and an unknown flag are refused.
 """
 
+import base64
 import ipaddress
 import os
 import re
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -21,22 +22,35 @@ from watcher.runtime.errors import Misconfigured
 PREFIX = "PAYWATCH_"
 CONFIG_FILE = PREFIX + "CONFIG"
 
+ENCRYPTION_KEY_BYTES = 32
+MAKE_A_KEY = (
+    "make a key by `openssl rand -base64 32`, keep it in a file of its own, back it up apart from the database, and "
+    "name the file by PAYWATCH_ENCRYPTION_KEYS_FILE"
+)
+
 CURRENCY, CURRENCY_LOWER = "{currency}", "{currency_lower}"
 """What `rate_url` and `rate_pointer` have in place of the currency's code, such as EUR and eur."""
-_LISTS = ("allow_targets", "rate_sources", "rate_currencies")
+_LISTS = ("allow_targets", "rate_sources", "rate_currencies", "encryption_keys")
 _POINTER = re.compile(r"(/([^~/]|~[01])*)*")  # RFC 6901
 
 
 class Settings(BaseModel):
     """Every setting of every role. Field descriptions are the reference in docs/configuration.md."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
     database_url: str = Field(
         description="PostgreSQL 14 or newer, as postgresql://user:password@host:port/name. Required."
     )
     database_pool_size: int = Field(10, ge=2, le=200, description="Connections that one process opens at the most.")
 
+    encryption_keys: tuple[str, ...] = Field(
+        (),
+        repr=False,
+        description="Keys that webhook secrets are encrypted with in the database: each the base64 of 32 random bytes, "
+        "as `openssl rand -base64 32` makes it; several on lines of their own or separated by commas. The first "
+        "encrypts, all decrypt. Required by api and notifier.",
+    )
     state_directory: str = Field(
         "",
         description="Directory of watcher and api that outlives the database: it remembers which addresses were shown, "
@@ -149,7 +163,8 @@ class Settings(BaseModel):
     def _split_lists(cls, values: dict[str, Any]) -> dict[str, Any]:
         given = {name: text for name in _LISTS if isinstance(text := values.get(name), str)}
         return values | {
-            name: tuple(part.strip() for part in text.split(",") if part.strip()) for name, text in given.items()
+            name: tuple(part.strip() for part in text.replace("\n", ",").split(",") if part.strip())
+            for name, text in given.items()
         }
 
     @model_validator(mode="after")
@@ -166,6 +181,12 @@ class Settings(BaseModel):
             raise ValueError("; ".join(wrong))
         return self
 
+    @model_validator(mode="after")
+    def _keys_are_keys(self) -> Self:
+        if wrong := list(_wrong_keys(self.encryption_keys)):
+            raise ValueError("; ".join(wrong))
+        return self
+
     @property
     def has_market_rates(self) -> bool:
         """Whether the watcher asks sources for rates, and does not just take `fixed_rate`."""
@@ -175,6 +196,19 @@ class Settings(BaseModel):
     def base_url(self) -> str:
         """The API's address as others see it, without a slash at the end."""
         return (self.public_url or f"http://{self.api_host}:{self.api_port}").rstrip("/")
+
+
+def _wrong_keys(keys: Sequence[str]) -> Iterator[str]:
+    """What is no key, told by its place: a key is never shown."""
+    for number, key in enumerate(keys, 1):
+        try:
+            size = len(base64.b64decode(key, validate=True))
+        except ValueError:
+            size = 0
+        if size != ENCRYPTION_KEY_BYTES:
+            yield f"encryption_keys: key {number} is not the base64 of 32 bytes: {MAKE_A_KEY}"
+    if len(set(keys)) < len(keys):
+        yield "encryption_keys names a key twice: name each once, the one that encrypts first"
 
 
 def _wrong_rates(settings: Settings) -> Iterator[str]:
@@ -270,6 +304,8 @@ def _secret(variable: str, path: str) -> str:
         return Path(path).read_text(encoding="utf-8").strip()
     except OSError as error:
         raise Misconfigured(f"{variable} names {path}, which cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise Misconfigured(f"{variable} names {path}, which is not text in UTF-8") from None
 
 
 def _sentences(error: ValidationError) -> list[str]:

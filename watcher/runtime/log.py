@@ -7,23 +7,40 @@ import logging
 import re
 import sys
 from collections.abc import MutableMapping
+from types import TracebackType
 from typing import Any
 
 import structlog
 
-SECRET = re.compile(r"whsec_[A-Za-z0-9+/=]+|pw_[a-z]+_[A-Za-z0-9_-]{20,}|(?<=://)[^/@\s:]+:[^/@\s]+(?=@)")
+SECRET = re.compile(
+    r"whsec_[A-Za-z0-9+/=_-]+"
+    r"|pw_[a-z]+_[A-Za-z0-9_-]{20,}"
+    r"|[A-Za-z0-9+/]{43}=(?![A-Za-z0-9+/=])"  # 32 bytes in base64, whatever stands before: encryption keys
+    r"|(?<=://)[^/@\s:]+:[^/@\s]+(?=@)"
+)
 
 
-def redact(value: str) -> str:
-    """Webhook secrets, API keys and passwords in URLs become ***."""
-    return SECRET.sub("***", value)
+def redact(text: str) -> str:
+    """Webhook secrets, API keys, encryption keys and passwords in URLs become ***."""
+    return SECRET.sub("***", text)
 
 
-def _redact(_logger: object, _method: str, fields: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    for name, value in fields.items():
-        if isinstance(value, str):
-            fields[name] = redact(value)
-    return fields
+class _Redacted:
+    """Redacts the line as it is written, so that nothing is passed over: nested values, names of fields, tracebacks."""
+
+    def __init__(self, render: structlog.typing.Processor) -> None:
+        self._render = render
+
+    def __call__(self, logger: Any, method: str, fields: MutableMapping[str, Any]) -> str:
+        return redact(str(self._render(logger, method, fields)))
+
+
+def _crashed(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """What nobody has caught ends the process, and is told as a line like any other."""
+    if not issubclass(kind, Exception):  # Ctrl-C
+        sys.__excepthook__(kind, error, trace)
+        return
+    structlog.get_logger().critical("crashed", exc_info=(kind, error, trace))
 
 
 class _Libraries(logging.Handler):
@@ -45,8 +62,7 @@ def configure(level: str, style: str, role: str) -> None:
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.format_exc_info,
-            _redact,
-            renderer,
+            _Redacted(renderer),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
@@ -54,3 +70,4 @@ def configure(level: str, style: str, role: str) -> None:
     )
     structlog.contextvars.bind_contextvars(role=role)
     logging.basicConfig(level=logging.WARNING, handlers=[_Libraries()], force=True)
+    sys.excepthook = _crashed

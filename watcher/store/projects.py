@@ -1,15 +1,11 @@
-"""Projects, the endpoint of each one's notification URL, and the secrets that its notifications are signed with."""
+"""Projects, and the endpoint of each one's notification URL."""
 
-import base64
-import secrets
 from dataclasses import dataclass
 from datetime import datetime
 
 from watcher.rules.policy import Policy, from_json, to_json
 from watcher.runtime.db import Connection, Row
 from watcher.store.filters import where
-
-SECRET_BYTES = 32  # Standard Webhooks asks for 24 to 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,15 +54,6 @@ async def insert(connection: Connection, project: Project) -> None:
         "INSERT INTO endpoint (project_id, url, is_default) VALUES ($1, $2, true)",
         project.id, project.notification_url,
     )  # fmt: skip
-
-
-async def create_secret(connection: Connection, project_id: str) -> str:
-    """Add the project's first signing secret; the only time that it is to be shown."""
-    secret = "whsec_" + base64.b64encode(secrets.token_bytes(SECRET_BYTES)).decode()
-    await connection.execute(
-        "INSERT INTO project_secret (project_id, key_number, secret) VALUES ($1, 1, $2)", project_id, secret
-    )
-    return secret
 
 
 async def find(connection: Connection, project_id: str, *, lock: bool = False) -> Project | None:

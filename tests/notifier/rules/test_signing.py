@@ -110,6 +110,12 @@ def test_secrets_of_the_allowed_lengths(count: int):
     assert parse_secret(of_bytes(count)) == b"x" * count
 
 
+def test_what_cannot_be_signed_says_why():
+    message = Message("https://shop.test", "evt_1", b"{}", (SECRET,), 1, "its secret does not open")
+    with pytest.raises(ValueError, match="its secret does not open"):
+        headers(message, 1, "paywatch/1")
+
+
 def test_nothing_is_sent_unsigned():
     with pytest.raises(ValueError, match="no signing secret"):
         sign("evt_1", 0, b"{}", [])
@@ -117,4 +123,4 @@ def test_nothing_is_sent_unsigned():
 
 def test_a_message_shows_neither_secrets_nor_body_nor_url():
     shown = repr(Message("https://shop.test/?token=t0ken", "evt_1", b"body", (SECRET,), 1))
-    assert shown == "Message(event_id='evt_1', attempt=1)"
+    assert shown == "Message(event_id='evt_1', attempt=1, fault=None)"

@@ -9,6 +9,7 @@ import pytest
 from aiohttp import ClientSession
 from aiohttp.test_utils import TestServer
 
+from tests.support import ENCRYPTION_KEY
 from tests.watcher.api.support import HOOK, Addresses, Client
 from watcher.api.dispatch import Context
 from watcher.api.doorbell import Doorbell
@@ -24,6 +25,7 @@ def settings(database_url: str) -> Settings:
     return Settings(
         database_url=database_url, network="regtest", fixed_rate=Decimal(50_000), default_descriptor="default",
         allow_http_targets=True, allow_targets=("127.0.0.0/8",), public_url="https://pay.example",
+        encryption_keys=(ENCRYPTION_KEY,),
     )  # fmt: skip
 
 

@@ -14,6 +14,7 @@ import pytest
 
 from regtest.node import Node
 from regtest.wait import free_port, wait_for
+from tests.support import ENCRYPTION_KEY
 from tests.watcher.api.support import HOOK, Client
 from watcher.store import api_keys
 
@@ -56,6 +57,7 @@ def settings(database_url, node) -> dict[str, object]:
         "bitcoind_user": node.rpc_user, "bitcoind_password": node.rpc_password, "fixed_rate": "50000",
         "allow_http_targets": True,
         "allow_targets": "127.0.0.0/8", "api_port": free_port(), "log_format": "json",
+        "encryption_keys": ENCRYPTION_KEY,
     }  # fmt: skip
 
 

@@ -38,7 +38,7 @@ async def test_ready_when_everything_works(ask, pool, health):
     status, body, _ = await ask("/readyz?verbose")
     assert status == 200
     assert [(check["name"], check["ok"]) for check in body["checks"]] == [
-        ("database", True), ("schema", True), ("watcher", True),
+        ("database", True), ("schema", True), ("secrets", True), ("watcher", True),
     ]  # fmt: skip
 
 

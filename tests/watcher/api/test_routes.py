@@ -9,6 +9,9 @@ GET /projects/{id}
 PATCH /projects/{id}
 GET /projects/{id}/balance
 GET /projects/{id}/report
+POST /projects/{id}/webhook-secrets
+GET /projects/{id}/webhook-secrets
+POST /webhook-secrets/{id}/revoke
 POST /invoices
 GET /invoices
 GET /invoices/{id}

@@ -1,13 +1,16 @@
 """Settings: where each comes from, which source counts, and that nothing unknown or wrong is passed over."""
 
+import base64
 from decimal import Decimal
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from watcher.runtime.config import Settings, load
 from watcher.runtime.errors import Misconfigured
 
+KEYS = [base64.b64encode(bytes([number]) * 32).decode() for number in range(3)]
 DATABASE = {"PAYWATCH_DATABASE_URL": "postgresql://a"}
 
 
@@ -241,3 +244,49 @@ def test_where_others_reach_the_api(flags: dict[str, str], base_url: str):
 
 def test_variables_of_others_are_left_alone():
     assert load({}, DATABASE | {"PATH": "/bin", "PAYWATCHER": "x", "XPAYWATCH_API_PORT": "1"}).api_port == 8480
+
+
+def test_encryption_keys_are_of_lines_or_between_commas(tmp_path: Path):
+    assert load({}, DATABASE).encryption_keys == ()
+    for text in ("\n".join(KEYS), ",".join(KEYS), f" {KEYS[0]} ,\r\n{KEYS[1]}\n\n{KEYS[2]}\n"):
+        path = tmp_path / "keys"
+        path.write_text(text)
+        settings = load({}, DATABASE | {"PAYWATCH_ENCRYPTION_KEYS_FILE": str(path)})
+        assert settings.encryption_keys == tuple(KEYS)
+
+
+WRONG_KEYS = [
+    KEYS[0][:-1], KEYS[0] + "=", "A" + KEYS[0],
+    base64.b64encode(b"x" * 31).decode(), base64.b64encode(b"x" * 33).decode(),
+    "a passphrase", "schl\u00fcssel", bytes(32).hex(), f"{KEYS[1]} {KEYS[2]}",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("wrong", WRONG_KEYS)
+def test_what_is_no_encryption_key_is_refused_and_not_shown(wrong: str):
+    said = refusal({"encryption_keys": f"{KEYS[0]},{wrong}"}, DATABASE)
+    assert said.startswith(
+        "encryption_keys: key 2 is not the base64 of 32 bytes: make a key by `openssl rand -base64 32`"
+    )
+    for secret in (KEYS[0], wrong):
+        assert secret not in said
+    with pytest.raises(ValidationError) as refused:
+        Settings(database_url="x", encryption_keys=(KEYS[0], wrong))
+    for secret in (KEYS[0], wrong):
+        assert secret not in str(refused.value)
+
+
+def test_an_encryption_key_is_named_once():
+    assert "names a key twice" in refusal({"encryption_keys": ",".join([*KEYS, KEYS[0]])}, DATABASE)
+
+
+def test_encryption_keys_are_never_shown():
+    settings = load({"encryption_keys": ",".join(KEYS)}, DATABASE)
+    assert not any(key in text for key in KEYS for text in (repr(settings), str(settings)))
+
+
+def test_a_secret_file_that_is_not_text_is_refused(tmp_path: Path):
+    path = tmp_path / "keys"
+    path.write_bytes(b"\xff\xfe" * 16)
+    said = refusal({}, DATABASE | {"PAYWATCH_ENCRYPTION_KEYS_FILE": str(path)})
+    assert said == f"PAYWATCH_ENCRYPTION_KEYS_FILE names {path}, which is not text in UTF-8"

@@ -1,5 +1,6 @@
 """Logs: one object a line on stderr, decisions as fields, secrets never. Each test is a process of its own."""
 
+import base64
 import json
 import subprocess
 import sys
@@ -8,15 +9,18 @@ import pytest
 
 from watcher.runtime.log import redact
 
+KEY = base64.b64encode(b"an encryption key for the tests.").decode()
 SECRETS = {
     "the key is pw_live_abcdefghijklmnopqrst0123": "the key is ***",
     "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw signs": "*** signs",
+    "with urlsafe whsec_aB-_c= too": "with urlsafe *** too",
+    f"the key {KEY}, and {KEY}.": "the key ***, and ***.",
     "postgresql://paywatch:hunter2@127.0.0.1:5432/paywatch": "postgresql://***@127.0.0.1:5432/paywatch",
     "http://bob:p%40ss@node:8332 and tcp://a:b@c": "http://***@node:8332 and tcp://***@c",
 }
 HARMLESS = [
     "", "plain text", "http://127.0.0.1:8332", "https://shop.example/a?b=c@d", "bob@shop.example", "pw_short",
-    "12:34:56 at the door",
+    "12:34:56 at the door", "whsec_", "a" * 43, "ab" * 32, f"{KEY}=", f"{KEY}a",
 ]  # fmt: skip
 
 
@@ -65,6 +69,68 @@ def test_secrets_are_kept_out_of_fields_events_and_tracebacks():
     )
     assert "hunter2" not in text
     assert text.count("***") >= 3
+
+
+GIVEN = {
+    "webhook secret": "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw",
+    "API key": "pw_operator_abcdefghijklmnopqrstuvwxyzabcdefghijklmnopq",
+    "encryption key": KEY,
+    "password": "postgresql://paywatch:hunter2@db/x",
+}
+EVERYWHERE = """
+import dataclasses, logging
+@dataclasses.dataclass
+class Thing:
+    inner: object
+class Named:
+    __repr__ = lambda self: secret
+said = {"list": [secret, {secret: (secret, {"deep": secret})}], "set": {secret}, "bytes": secret.encode()}
+log.info(secret, said=said, thing=Thing([secret]), named=Named(), **{secret: 1})
+log.bind(bound=secret).warning("a", error=ValueError(secret))
+structlog.contextvars.bind_contextvars(context={"a": secret})
+log.info("b", lines=f"first\\n{secret}\\tand {secret}\\n")
+def fail(given):
+    try:
+        raise KeyError(given)
+    except KeyError as error:
+        error.add_note(f"a note of {given}")
+        raise RuntimeError(f"because of {given}") from error
+for tell in (log.exception, logging.getLogger("asyncio").exception):
+    try:
+        fail(secret)
+    except RuntimeError:
+        tell("failed")
+try:
+    raise ExceptionGroup(secret, [ValueError(secret), OSError(1, secret, secret)])
+except ExceptionGroup:
+    log.exception("group")
+logging.getLogger("aiohttp.server").error("it said %r", {"x": [secret]})
+"""
+
+
+@pytest.mark.parametrize("style", ["json", "text"])
+@pytest.mark.parametrize("name", GIVEN)
+def test_a_secret_is_nowhere_in_a_line_however_it_got_there(name: str, style: str):
+    secret = GIVEN[name]
+    text = logged(f"secret = {secret!r}\n{EVERYWHERE}", style=style)
+    hidden = "hunter2" if name == "password" else secret.partition("_")[2] or secret
+    assert hidden not in text
+    assert text.count("***") >= 20
+    if style == "json":
+        assert [json.loads(line)["event"] for line in text.splitlines()][1:] == [
+            "a", "b", "failed", "library", "group", "library",
+        ]  # fmt: skip
+
+
+def test_what_ends_a_process_is_a_line_too_and_without_its_secrets():
+    program = "from watcher.runtime import log\nlog.configure('info', 'json', 'api')\n"
+    program += f"def fail():\n    raise ValueError({KEY!r})\nfail()"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    line = json.loads(done.stderr)
+    assert (line["event"], line["level"], line["role"]) == ("crashed", "critical", "api")
+    assert line["exception"].startswith("Traceback")
+    assert line["exception"].endswith("ValueError: ***")
 
 
 def test_without_a_terminal_auto_is_json_and_text_is_for_reading():

@@ -97,6 +97,8 @@ INSERT INTO invoice (
   'inv_' || repeat('0', 26), 'prj_' || repeat('0', 26), true, 1, 'BTC', 100000000, '\\x01', now(),
   date_trunc('second', now()), 1, now()
 );
+INSERT INTO project_secret (project_id, key_number, secret, expires_at)
+SELECT id, number, 'whsec_' || number, CASE number WHEN 1 THEN now() END FROM project, generate_series(1, 2) number;
 INSERT INTO operator_action (happened_at, action, reason, detail)
 VALUES (now(), 'heal', 'an audit', '{{}}'), (now(), 'skip', 'a restore', '{{}}');
 """
@@ -118,4 +120,15 @@ async def test_rows_of_before_are_brought_along(empty_url: str):
     invoice = await connection.fetchrow("SELECT * FROM invoice")
     assert (invoice["anomaly_confirmations"], invoice["eviction_limit_hours"], invoice["labels"]) == (7, 5, ["test"])
     assert list(check_log(await actions.chain_after(connection, 0, 10), await actions.end(connection))) == []
+    secrets = await connection.fetch(
+        "SELECT s.*, p.created_at = s.created_at AS is_as_old "
+        "FROM project_secret s JOIN project p ON p.id = s.project_id"
+    )
+    assert len({row["id"] for row in secrets}) == 4
+    for row in secrets:
+        assert row["id"][4:14] == row["project_id"][4:14], "it sorts as its project does"
+        assert row["is_as_old"]
+        assert (row["secret"], row["sealed"]) == (f"whsec_{row['key_number']}", None)
+    with pytest.raises(asyncpg.CheckViolationError, match="project_secret_is_sealed"):
+        await connection.execute("UPDATE project_secret SET expires_at = now()")
     await connection.close()

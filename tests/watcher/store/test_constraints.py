@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import asyncpg
 import pytest
 
+from tests.support import add_secret
 from tests.watcher.world import World, coin
 from watcher.runtime.db import Pool
 from watcher.runtime.ids import new_id
@@ -110,9 +111,16 @@ TEST_CONFIRMATION = [
 OPERATOR_LOG = ["singleton = false", "last_hash = '\\x00'"]
 QUOTE = ["currency = 'eur'", "rate = 0", "held_until = quoted_at - interval '1 ms'"]
 RATE = ["currency = 'EURO'", "quote_id = NULL", "reason = 'none'"]
+PROJECT_SECRET = [
+    "id = 'sec_lower'",
+    "sealed = decode(repeat('00', 32), 'hex')",
+    "sealed = NULL",
+    "secret = 'whsec_clear'",
+    "secret = 'whsec_clear', sealed = NULL",
+]
 ILLEGAL = {
     "invoice": INVOICE, "tx": TX, "payment": PAYMENT, "delivery": DELIVERY, "test_confirmation": TEST_CONFIRMATION,
-    "judgement": JUDGEMENT,
+    "judgement": JUDGEMENT, "project_secret": PROJECT_SECRET,
     "quote": QUOTE, "rate": RATE, "operator_log": OPERATOR_LOG,
 }  # fmt: skip
 
@@ -136,6 +144,7 @@ async def rows(pool: Pool) -> Pool:
     await pool.execute("DROP TRIGGER judgement_is_append_only ON judgement")
     await pool.execute("UPDATE judgement SET invoice_id = $1", new)
     await pool.execute("DELETE FROM invoice WHERE id = $1", paid)
+    await add_secret(pool, world.project_id, 1, "whsec_1")
     await freeze(pool, new, new_id("evt"), 1, b"{}", "http://127.0.0.1:9")
     await pool.execute("DROP TRIGGER operator_log_follows ON operator_log")  # it refuses before the CHECKs do
     await pool.execute("DELETE FROM quote WHERE id NOT IN (SELECT quote_id FROM invoice)")

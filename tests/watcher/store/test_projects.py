@@ -49,14 +49,6 @@ async def test_a_project_has_exactly_one_default_endpoint(pool, descriptor_id):
     assert {row["id"] for row in rows if not row["is_default"]} == {first, own}
 
 
-async def test_each_secret_is_its_own(pool, descriptor_id):
-    made = [project(descriptor_id) for _ in range(2)]
-    for new in made:
-        await projects.insert(pool, new)
-    secrets = {await projects.create_secret(pool, new.id) for new in made}
-    assert len(secrets) == 2
-
-
 async def test_a_change_leaves_the_rest(pool, descriptor_id):
     new = project(descriptor_id)
     await projects.insert(pool, new)
