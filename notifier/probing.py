@@ -10,14 +10,16 @@ from notifier.guard import Guard
 from notifier.rules.delivery import Answer
 from notifier.rules.probes import Event, Probe
 from notifier.rules.signing import Message
+from notifier.unsealing import opened
 from watcher.runtime.config import Settings
 from watcher.runtime.db import Pool
-from watcher.runtime.errors import Broken
+from watcher.runtime.errors import Broken, Misconfigured
 from watcher.runtime.ids import new_id
 from watcher.runtime.metrics import paywatch_version
+from watcher.runtime.sealing import Keyring
 
 _SECRETS = """
-SELECT s.secret FROM project_secret s
+SELECT s.key_number, s.sealed FROM project_secret s
 WHERE s.project_id = $1 AND (s.expires_at IS NULL OR s.expires_at > now())
 ORDER BY s.expires_at IS NOT NULL, s.key_number DESC
 """
@@ -55,9 +57,12 @@ async def open_prober(settings: Settings, url: str) -> AsyncIterator[Prober]:
         yield Prober(client, url)
 
 
-async def secrets_of(pool: Pool, project_id: str) -> tuple[str, ...]:
-    """Every secret of the project that holds now, the current one first."""
-    return tuple(row["secret"] for row in await pool.fetch(_SECRETS, project_id))
+async def secrets_of(pool: Pool, ring: Keyring, project_id: str) -> tuple[str, ...]:
+    """Every secret of the project that holds now, the current one first. Raises `Misconfigured` if one does not open."""
+    secrets, fault = opened(ring, project_id, [tuple(row) for row in await pool.fetch(_SECRETS, project_id)])
+    if fault is not None:
+        raise Misconfigured(fault, "docs/operate.md, The encryption key")
+    return secrets
 
 
 async def event(pool: Pool, event_id: str) -> Event:

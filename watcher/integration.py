@@ -24,6 +24,7 @@ from watcher.integration_plays import Play, plays_of
 from watcher.rules.money import BTC, fiat_text
 from watcher.runtime.config import Settings
 from watcher.runtime.errors import Rejected, Unavailable
+from watcher.runtime.sealing import Keyring
 
 REFERENCE = "check-integration"
 NOTIFIER_SECONDS = 20.0  # for it to begin
@@ -87,15 +88,10 @@ async def check(settings: Settings, project_id: str, *, with_scenarios: bool = T
             raise Rejected(f"{project_id} is in live mode, and this sends it made-up events", hint)
         pool = opened.context.pool
         shop = Shop(calls, project_id, project["currency"])
+        secrets = await probing.secrets_of(pool, Keyring.required(settings), project_id)
         delivery = await _first_delivery(shop, settings.delivery_timeout_seconds + NOTIFIER_SECONDS)
         event = await probing.event(pool, delivery["eventId"])
-        bench = Bench(
-            event,
-            await probing.secrets_of(pool, project_id),
-            int(time.time()),
-            probing.fresh_ids(),
-            probing.user_agent(),
-        )
+        bench = Bench(event, secrets, int(time.time()), probing.fresh_ids(), probing.user_agent())
         url = project["notificationUrl"]
         async with probing.open_prober(settings, url) as prober, plays_of(settings, shop) as plays:
             wanted = plays if with_scenarios else ()
