@@ -58,7 +58,7 @@ async def open_prober(settings: Settings, url: str) -> AsyncIterator[Prober]:
 
 
 async def secrets_of(pool: Pool, ring: Keyring, project_id: str) -> tuple[str, ...]:
-    """Every secret of the project that holds now, the current one first. Raises `Misconfigured` if one does not open."""
+    """Every secret of the project that holds now, the current one first. Raises `Misconfigured` if one is shut."""
     secrets, fault = opened(ring, project_id, [tuple(row) for row in await pool.fetch(_SECRETS, project_id)])
     if fault is not None:
         raise Misconfigured(fault, "docs/operate.md, The encryption key")

@@ -1,16 +1,19 @@
 """`paywatch regtest trigger` as a process: that it plays, and that it notices whatever is not as it must be."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 
 from regtest.api import request
-from regtest.scenario import packaged
+from regtest.scenario import BY_NAME, packaged
 from regtest.trigger import PROJECT
 from tests.regtest.running import Done, Running, paywatch
 
 pytestmark = pytest.mark.regtest
+
+DOCUMENTATION = Path(__file__).parents[2] / "docs" / "regtest.md"
 
 
 @pytest.fixture(scope="module")
@@ -144,6 +147,21 @@ async def test_a_wrong_file_is_told(play):
     done = await play(step("explode", CONFIRMED))
     assert done.code == 4
     assert "own.toml: line 3, step 1 (explode): there is no step 'explode'" in done.errors
+
+
+async def test_the_scenario_in_the_documentation_is_right(trigger, tmp_path):
+    [text] = re.findall(r"```toml\n(title = .*?)```", DOCUMENTATION.read_text(), re.DOTALL)
+    file = tmp_path / "own.toml"
+    file.write_text(text)
+    done = await trigger("--file", str(file))
+    assert done.code == 0, done.output
+
+
+def test_the_documentation_names_every_step():
+    for name, step_kind in BY_NAME.items():
+        [row] = [line for line in DOCUMENTATION.read_text().splitlines() if line.startswith(f"| `{name}` | ")]
+        fields = set(step_kind.model_fields) - {"do", "events", "limit_seconds"}
+        assert all(f"`{field}" in row for field in fields), name
 
 
 async def test_another_event_than_expected_is_shown_as_a_difference(play):
