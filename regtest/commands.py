@@ -221,14 +221,14 @@ def trigger(
         return
     if invoice is not None and (project is not None or amount is not None):
         raise typer.BadParameter("the invoice has a project and an amount", param_hint="--invoice")
-    if scenario == "all" and (invoice is not None or amount is not None):
+    if scenario == "all" and (invoice, project, amount) != (None, None, None):
         raise typer.BadParameter("each scenario has an invoice of its own", param_hint="all")
     if amount is not None:
         _positive(amount, "--amount")
     wish = triggers.Wish(invoice, project, amount)
     say = _quiet if as_json else typer.echo
     if scenario == "all":
-        _tell_all(directory, wish, say, as_json=as_json)
+        _tell_all(directory, say, as_json=as_json)
         return
     wanted = scenarios.load(file) if file else scenarios.named(scenario or "")
     played = _on_stage(directory, lambda stage: triggers.trigger(stage, wanted, wish, say))
@@ -237,8 +237,8 @@ def trigger(
     raise typer.Exit(0 if played.outcome.ok else 1)
 
 
-def _tell_all(directory: Path, wish: triggers.Wish, say: Callable[[str], None], *, as_json: bool) -> None:
-    played = _on_stage(directory, lambda stage: triggers.trigger_all(stage, wish, say))
+def _tell_all(directory: Path, say: Callable[[str], None], *, as_json: bool) -> None:
+    played = _on_stage(directory, lambda stage: triggers.trigger_all(stage, say))
     failed = [one.outcome.scenario for one in played if not one.outcome.ok]
     if as_json:
         typer.echo(json.dumps({"ok": not failed, "scenarios": [one.to_json() for one in played]}))

@@ -167,7 +167,7 @@ async def trigger(triggers: Triggers, scenario: Scenario, wish: Wish, say: Say) 
     return Played(outcome, lines, seconds)
 
 
-async def trigger_all(triggers: Triggers, wish: Wish, say: Say) -> list[Played]:
+async def trigger_all(triggers: Triggers, say: Say) -> list[Played]:
     """Play all that come with paywatch, each told when it is over.
 
     Those that nobody disturbs go first, side by side; then one after another those that need the chain for themselves.
@@ -177,7 +177,7 @@ async def trigger_all(triggers: Triggers, wish: Wish, say: Say) -> list[Played]:
     played: list[Played] = []
 
     async def one(scenario: Scenario) -> None:
-        done = await trigger(triggers, scenario, wish, lambda _line: None)
+        done = await trigger(triggers, scenario, Wish(), lambda _line: None)
         played.append(done)
         say("\n".join(done.lines))
 

@@ -24,7 +24,7 @@ def _check_integration(
     ] = True,
     as_json: Json = False,
 ) -> int:
-    """Play against a project's own endpoint, and say what to mend. Exits 1 when something fails.
+    """Try a project's endpoint; say what to mend. Exits 1 when something fails.
 
     Real events of test invoices are posted, and variants of them: with wrong signatures, old, doubled, several at once.
     All of them have test: true. A notifier and a watcher must run.

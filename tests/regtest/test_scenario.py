@@ -85,7 +85,8 @@ def test_an_anomaly_is_worth_what_the_rate_says():
     invoice = {"amount": "33.33", "currency": "EUR", "btc": "0.00066667", "rate": "50000"}
     told = expected(events('{anomaly="paid_late", paid="due"}'), invoice)
     assert told == [Told("paid_late", "0.00066667", "33.33")]
-    assert expected(events('{anomaly="paid_late", paid="10%"}'), invoice)[0].paid_amount == "3.33"
+    at_another_rate = {**invoice, "rate": "60000"}
+    assert expected(events('{anomaly="paid_late", paid="due"}'), at_another_rate)[0].paid_amount == "40.00"
 
 
 def test_an_invoice_in_btc_has_no_other_amount():

@@ -73,6 +73,7 @@ async def test_the_list_names_and_explains_each():
         (["paid", "--amount", "much"], 2, "'much' is not a number"),
         (["paid", "--invoice", "inv_1", "--amount", "1.00"], 2, "the invoice has a project and an amount"),
         (["all", "--invoice", "inv_1"], 2, "each scenario has an invoice of its own"),
+        (["all", "--project", "prj_1"], 2, "each scenario has an invoice of its own"),
         (["paid"], 5, "no regtest environment runs in"),
         (["all"], 5, "start one: paywatch regtest up"),
     ],

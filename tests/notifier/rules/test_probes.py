@@ -2,6 +2,7 @@
 
 import itertools
 import json
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
@@ -67,6 +68,14 @@ def test_each_probe_is_an_event_of_its_own_and_a_test(bench):
         data = json.loads(probe.body)["data"]
         assert (data["eventId"], data["test"], data["invoiceId"]) == (probe.event_id, True, "inv_1")
         assert probe.headers.get("webhook-id", probe.event_id) == probe.event_id
+
+
+def test_of_several_signatures_the_right_one_is_the_last(bench):
+    [probe] = bench.probes(AS_SENT, None)[Check.SIGNATURES]
+    first, last = probe.headers["webhook-signature"].split()
+    assert [is_signed(replace(probe, headers={**probe.headers, "webhook-signature": one})) for one in (first, last)] == [
+        False, True,
+    ]  # fmt: skip
 
 
 def test_the_styles_are_the_same_event_in_other_bytes(bench):
