@@ -35,7 +35,7 @@ lint: $(INSTALL_DEV) ## ruff, and who may import whom
 types: $(INSTALL_DEV) ## mypy --strict
 	$(BIN)/mypy
 
-bench: $(INSTALL_DEV) ## speed, as ratios in one run: full blocks, latency, invoices per second
+bench: $(INSTALL_DEV) ## speed, as ratios in one run: full blocks, latency, invoices and deliveries per second
 	$(BIN)/python -m tests.bench
 
 mutants: $(INSTALL_DEV) ## plant faults in the rules and see the tests catch each of them

@@ -6,6 +6,7 @@ status and read only in part. Nothing that an endpoint does raises an error here
 """
 
 import asyncio
+import errno
 import ssl
 import time
 from collections.abc import AsyncIterator, Callable
@@ -26,6 +27,7 @@ from watcher.runtime.errors import Rejected
 from watcher.runtime.targets import check_url
 
 CONNECT_TIMEOUT_SECONDS = 5.0
+DNS_CACHE_SECONDS = 10
 READ_BYTES_MAX = 65_536  # of a response body; what follows is left unread and the connection closed
 HEAD_BYTES_MAX = 4_096  # of that, kept for the log
 ERROR_LENGTH_MAX = 300  # characters
@@ -44,6 +46,7 @@ _FAILURES: tuple[tuple[type[Exception], Outcome, str], ...] = (
     (aiohttp.ServerConnectionError, Outcome.CONNECT, "the connection ended before an answer"),
     (aiohttp.ClientError, Outcome.PROTOCOL, "the answer is not HTTP"),
 )
+_OWN_FAULTS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS})  # no sign of a bad endpoint
 _PAUSE_STATUSES = frozenset({429, 503})
 _REDIRECTS = range(300, 400)
 
@@ -133,7 +136,7 @@ async def open_client(
     """
     connector = aiohttp.TCPConnector(
         limit=0,
-        ttl_dns_cache=10,
+        ttl_dns_cache=DNS_CACHE_SECONDS,
         resolver=guard,
         socket_factory=guard.open_socket,
         ssl=ssl.create_default_context(),
@@ -191,12 +194,24 @@ def _answer(response: _Response, started_at: datetime, duration_ms: int) -> Answ
 
 def _failure(error: Exception) -> tuple[Outcome, str]:
     """The outcome that an error stands for, and a sentence without the URL."""
-    cause = error.os_error if isinstance(error, aiohttp.ClientConnectorError) else error
-    judged = cause if isinstance(cause, BlockedTarget) else error
+    cause = _cause(error)
+    judged = cause if isinstance(cause, BlockedTarget | ssl.SSLError) else error
+    if isinstance(cause, OSError) and cause.errno in _OWN_FAULTS:
+        return Outcome.INTERNAL, _detail(cause)
     for kind, outcome, words in _FAILURES:
         if isinstance(judged, kind):
             return outcome, ": ".join(part for part in (words, _detail(cause)) if part)
     return Outcome.INTERNAL, str(error)
+
+
+def _cause(error: Exception) -> Exception:
+    """The error beneath one of aiohttp's that says more: of the connecting, or a TLS alert that came later.
+
+    With TLS 1.3 a server says only after the handshake that it demands a certificate of ours.
+    """
+    if isinstance(error, aiohttp.ClientConnectorError):
+        return error.os_error
+    return error.__cause__ if isinstance(error.__cause__, ssl.SSLError) else error
 
 
 def _detail(error: Exception) -> str:

@@ -1,8 +1,10 @@
 """What the notifier counts, by the names of the project's metrics; nothing here tells an invoice or a URL."""
 
+from collections.abc import Mapping
+
 from prometheus_client import Counter, Gauge, Histogram
 
-from notifier.rules.delivery import Answer, Outcome
+from notifier.rules.delivery import DISABLED_REASONS, Answer, Outcome
 
 ATTEMPTS = Counter("paywatch_notification_attempts_total", "POSTs by what they came to.", ["result"])
 ATTEMPT_SECONDS = Histogram(
@@ -21,6 +23,13 @@ OLDEST_PENDING_SECONDS = Gauge(
 )
 LATE = Counter("paywatch_notification_late_results_total", "Answers that came after the lease was lost.")
 REAPED = Counter("paywatch_notification_leases_expired_total", "Deliveries taken back from a notifier that ended.")
+ENDPOINTS_DISABLED = Gauge("paywatch_endpoints_disabled", "Endpoints whose deliveries are held, by reason.", ["reason"])
+ENDPOINTS_FAILING = Gauge(
+    "paywatch_endpoints_failing", "Endpoints in use that have accepted nothing for over a day, and refused or failed."
+)
+CLOCK_AHEAD_SECONDS = Gauge(
+    "paywatch_notifier_clock_ahead_seconds", "How far the notifier's clock is ahead of the database's."
+)
 CLAIM_CONFLICTS = Counter("paywatch_notification_claim_conflicts_total", "Claims repeated after a race.")
 
 
@@ -35,3 +44,10 @@ def count(answer: Answer) -> None:
     """Count one POST."""
     ATTEMPTS.labels(result_label(answer)).inc()
     ATTEMPT_SECONDS.observe(answer.duration_ms / 1000)
+
+
+def set_endpoints(disabled: Mapping[str, int], failing: int) -> None:
+    """Tell how many endpoints are disabled, by reason, and how many have failed for over a day."""
+    for reason in DISABLED_REASONS:
+        ENDPOINTS_DISABLED.labels(reason).set(disabled.get(reason, 0))
+    ENDPOINTS_FAILING.set(failing)

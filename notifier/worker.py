@@ -1,21 +1,25 @@
-"""The worker: claims what there are free slots for, posts each delivery in a task, records answers in batches.
+"""The worker: claims a little ahead, posts each delivery in a task, records answers in batches.
 
-A slot is a POST under way. Answers that wait for a database that is away are bounded by the number of slots; while
-they wait nothing is posted twice: their leases are neither claimed nor reaped here.
+`Slots` says what is posted when. Answers that wait for a database that is away are bounded with the POSTs under
+way; while they wait nothing is posted twice: their leases are neither claimed nor reaped here.
 """
 
 import asyncio
+import time
 from collections.abc import Callable
+from typing import Any
 
 import structlog
 
 from notifier import metrics
 from notifier.client import Client
 from notifier.doorbell import Doorbell, rung
-from notifier.rules.delivery import Step
-from notifier.rules.schedule import RECORD_AT_STOP_SECONDS, database_pause_seconds
-from notifier.store import Delivery, Record, Result, Store
+from notifier.rules.delivery import POISON, Endpoint, News, Step
+from notifier.rules.schedule import DISABLE_AFTER, RECORD_AT_STOP_SECONDS, database_pause_seconds
+from notifier.slots import SLOW_SECONDS, Slots
+from notifier.store import Delivery, Expired, Record, Result, Store
 from watcher.runtime.errors import Transient
+from watcher.runtime.ids import numbered_id
 from watcher.runtime.service import stopped_within
 
 RECORDS_PER_BATCH = 256
@@ -26,9 +30,11 @@ log = structlog.get_logger()
 
 
 class Worker:
-    """Delivers, with at most `slots` POSTs under way."""
+    """Delivers, as many at once as `slots` lets it."""
 
-    def __init__(self, store: Store, client: Client, doorbell: Doorbell, slots: int, dice: Callable[[], float]) -> None:
+    def __init__(
+        self, store: Store, client: Client, doorbell: Doorbell, slots: Slots, dice: Callable[[], float]
+    ) -> None:
         self._store = store
         self._client = client
         self._bell = doorbell.bell()
@@ -42,11 +48,14 @@ class Worker:
         self._all_recorded.set()
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Deliver until `stop` is set; then finish what is under way, and return."""
+        """Deliver until `stop` is set; then finish what is under way, release what is not, and return."""
         async with asyncio.TaskGroup() as group:
             helpers = [group.create_task(helper) for helper in (self._record(), self._reap(), self._watch_backlog())]
-            await self._claim_until(stop, group)
+            claiming = group.create_task(self._claim_until(stop, group))
+            await stop.wait()
+            self._slots.close()
             await self._finish()
+            await claiming
             for helper in helpers:
                 helper.cancel()
 
@@ -54,7 +63,7 @@ class Worker:
         failures = 0
         while not stop.is_set():
             try:
-                await self._fill_slots(stop, group)
+                await self._fill_slots(group)
             except Transient as error:
                 failures += 1
                 log.warning("claim.failed", error=error.message, failures=failures)
@@ -62,35 +71,54 @@ class Worker:
             else:
                 failures = 0
                 await rung(self._bell)
+        self._slots.close()
+        try:
+            await self._release_late()
+        except Transient as error:
+            log.warning("release.failed", error=error.message)  # they are sent when their leases have ended
 
-    async def _fill_slots(self, stop: asyncio.Event, group: asyncio.TaskGroup) -> None:
-        """Claim until no slot is free or every endpoint with work was looked at, beginning at the cursor."""
+    async def _fill_slots(self, group: asyncio.TaskGroup) -> None:
+        """Claim until there is no room or every endpoint with work was looked at, beginning at the cursor."""
+        await self._release_late()
         ends_to_pass = 2 if self._cursor else 1
-        while ends_to_pass and (free := self._slots_free()) > 0 and not stop.is_set():
-            claim = await self._store.claim(free, self._cursor)
-            for delivery in claim.deliveries:
-                task = group.create_task(self._deliver(delivery))
-                self._posting.add(task)
-                task.add_done_callback(self._posted)
+        while ends_to_pass and (room := self._slots.room(len(self._answered))):
+            began = time.monotonic()
+            claim = await self._store.claim(room, self._cursor, self._slots.left_out())
+            self._slots.add(claim.deliveries, began)
+            self._post_waiting(group)
+            await self._release_late()
             self._cursor = claim.next_cursor
             ends_to_pass -= self._cursor == 0
 
-    def _slots_free(self) -> int:
-        """Slots without a POST, as long as no more answers wait than there are slots."""
-        under_way = len(self._posting)
-        return min(self._slots - under_way, 2 * self._slots - under_way - len(self._answered))
+    async def _release_late(self) -> None:
+        if late := self._slots.late(time.monotonic()):
+            await self._store.release(late)
+            self._slots.drop(len(late))
 
-    def _posted(self, task: asyncio.Task[None]) -> None:
-        was_full = self._slots_free() <= 0
-        self._posting.discard(task)
-        if was_full:
-            self._bell.set()
+    def _post_waiting(self, group: asyncio.TaskGroup) -> None:
+        """Begin every POST that may begin now."""
+        while delivery := self._slots.take(time.monotonic()):
+            task = group.create_task(self._deliver(delivery, group))
+            self._posting.add(task)
+            task.add_done_callback(self._posting.discard)
 
-    async def _deliver(self, delivery: Delivery) -> None:
+    async def _deliver(self, delivery: Delivery, group: asyncio.TaskGroup) -> None:
+        began = time.monotonic()
+        slow = asyncio.get_running_loop().call_later(SLOW_SECONDS, self._go_on, group, self._slots.give_back, delivery)
         answer = await self._client.post(delivery.message)
+        slow.cancel()
         self._answered.append(Result(delivery, answer))
         self._answer_waits.set()
         self._all_recorded.clear()
+        self._go_on(group, self._slots.end, delivery, time.monotonic() - began)
+
+    def _go_on(self, group: asyncio.TaskGroup, change: Callable[..., None], *arguments: Any) -> None:
+        """After a change of the slots: use those that are free, and claim when there is room again."""
+        was_full = not self._slots.room(len(self._answered))
+        change(*arguments)
+        self._post_waiting(group)
+        if was_full and self._slots.room(len(self._answered)):
+            self._bell.set()
 
     async def _record(self) -> None:
         """Write answers as they come, as many at once as have come; the same ones again after a failure."""
@@ -126,9 +154,8 @@ class Worker:
             except Transient as error:
                 log.warning("reap.failed", error=error.message)
                 continue
-            for delivery_id in taken_back:
-                log.warning("lease.expired", delivery_id=delivery_id)
-                metrics.REAPED.inc()
+            for expired in taken_back:
+                _report_expired(expired)
             if taken_back:
                 self._bell.set()
 
@@ -136,11 +163,13 @@ class Worker:
         while True:
             try:
                 pending, oldest_seconds = await self._store.backlog()
+                disabled, failing = await self._store.census()
             except Transient as error:
                 log.warning("backlog.unknown", error=error.message)
             else:
                 metrics.PENDING.set(pending)
                 metrics.OLDEST_PENDING_SECONDS.set(oldest_seconds)
+                metrics.set_endpoints(disabled, failing)
             await asyncio.sleep(BACKLOG_SECONDS)
 
     async def _finish(self) -> None:
@@ -160,7 +189,7 @@ def _report(record: Record) -> None:
         event_id=delivery.message.event_id,
         event_type=delivery.event_type,
         invoice_id=delivery.invoice_id,
-        endpoint_id=delivery.endpoint_id,
+        endpoint_id=numbered_id("end", delivery.endpoint_id),
         attempt=delivery.message.attempt,
         outcome=answer.outcome.value,
         status=answer.status,
@@ -169,7 +198,9 @@ def _report(record: Record) -> None:
     )
     if decision is None:
         metrics.LATE.inc()
-        line.warning("delivery.attempt", late=True)
+        if record.late_step is not None:
+            metrics.NOTIFICATIONS.labels(delivery.event_type, "delivered").inc()
+        line.warning("delivery.attempt", late=True, step=record.late_step and record.late_step.name.lower())
         return
     line = line.bind(late=False, step=decision.step.name.lower())
     match decision.step:
@@ -184,3 +215,35 @@ def _report(record: Record) -> None:
             line.error("delivery.attempt", dead_reason=decision.dead_reason)
         case _:
             line.warning("delivery.attempt", next_attempt_at=decision.next_attempt_at.isoformat())
+    if record.news is not None:
+        _report_endpoint(record, decision.endpoint, record.news)
+
+
+def _report_endpoint(record: Record, endpoint: Endpoint, news: News) -> None:
+    """Say once that an endpoint fails, or is disabled. Its URL may hold a token: it is named by its number."""
+    line = log.bind(
+        endpoint_id=numbered_id("end", record.result.delivery.endpoint_id),
+        project_id=record.project_id,
+        failing_since=endpoint.failing_since and endpoint.failing_since.isoformat(),
+    )
+    match news:
+        case News.FAILING:
+            line.warning("endpoint.failing", disabled_after=str(DISABLE_AFTER))
+        case News.DISABLED:
+            line.error("endpoint.disabled", reason=endpoint.disabled_reason)
+
+
+def _report_expired(expired: Expired) -> None:
+    """Say that a notifier ended while it was sending; or that it was this delivery that ended it, again and again."""
+    metrics.REAPED.inc()
+    line = log.bind(
+        delivery_id=expired.id,
+        event_id=expired.event_id,
+        endpoint_id=numbered_id("end", expired.endpoint_id),
+        crashes=expired.crashes,
+    )
+    if expired.is_dead:
+        metrics.NOTIFICATIONS.labels(expired.event_type, POISON).inc()
+        line.error("lease.expired", dead_reason=POISON)
+    else:
+        line.warning("lease.expired")

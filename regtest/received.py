@@ -41,6 +41,11 @@ class Request:
         """The body read as JSON; empty when it is no JSON object."""
         return json_object(self.body)
 
+    def as_it_came(self) -> bytes:
+        """Head and body as over the wire, but for the case and order of the headers."""
+        lines = [f"{self.method} {self.path} HTTP/1.1", *(f"{name}: {value}" for name, value in self.headers.items())]
+        return "".join(f"{line}\r\n" for line in [*lines, ""]).encode("utf-8", "surrogateescape") + self.body
+
     def to_json(self) -> JsonObject:
         """As the sink lists it: `body` is for reading, `bodyBase64` is exact."""
         return {

@@ -4,17 +4,13 @@
         …                                               # a notification URL: f"{sink.url}/hook/a"
         await sink.wait(2, invoice_id="inv_…")          # two different events of this invoice have come
 
-Whatever is posted to `/`, to `/hook` or below that is recorded. Beside that it understands:
-
-    GET    /requests?invoiceId=&after=&distinct=true    {"items": […], "last": 7}
-    POST   /secrets    {"secret": "whsec_…", "path": "/hook/a", "projectId": "prj_…"}, the last two optional
-    POST   /behaviour  {"path": "/hook/a", "status": 500, "times": 3} and so on, see `Behaviour`
-    DELETE /behaviour  good again on every path
+Whatever is posted to `/`, to `/hook` or below that is recorded. `HELP`, which `GET /` answers, has the rest.
 
 With a journal a sink that is started again knows its secrets and requests; its behaviour is good.
 """
 
 import asyncio
+import base64
 import signal
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -27,7 +23,6 @@ from aiohttp import web
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from pydantic.alias_generators import to_camel
 from standardwebhooks import Webhook, WebhookVerificationError
-from standardwebhooks.webhooks import EmptyWebhookSecretError
 
 from regtest.received import Journal, JsonObject, Request, distinct, json_object
 from regtest.wait import wait_for
@@ -37,6 +32,41 @@ HOST = "127.0.0.1"
 REQUESTS_MAX = 100_000  # the oldest are forgotten
 BODY_BYTES_MAX = 1 << 20
 STOP_SECONDS = 0.1  # for answers under way; those that hang would never end
+
+
+HELP = """\
+This is a webhook sink of paywatch: a receiver for trying things out. It takes whatever is posted to
+
+  {url}/hook    or to any path below it, such as /hook/shop-1
+
+verifies the signature when it knows a secret, and answers 200 unless it is told otherwise.
+
+What has come:
+
+  curl {url}/requests                           all of it: {{"items": [...], "last": 7}}
+  curl '{url}/requests?after=7'                 only what came later
+  curl '{url}/requests?invoiceId=inv_...&distinct=true'    of one invoice, the first of every webhook-id
+  curl {url}/requests/7                         one as it came, head and body; to see why it does not verify:
+  curl -s {url}/requests/7 | paywatch verify --request - --secret-file FILE --ignore-time
+
+Verify with this secret, for all, or only for one path or project:
+
+  curl -d '{{"secret": "whsec_..."}}' {url}/secrets
+  curl -d '{{"secret": "whsec_...", "path": "/hook/a"}}' {url}/secrets
+  curl -d '{{"secret": "whsec_...", "projectId": "prj_..."}}' {url}/secrets
+
+Misbehave, on one path or, without one, on all that have no behaviour of their own; for so many times, or for ever:
+
+  curl -d '{{"status": 500, "times": 3}}' {url}/behaviour
+  curl -d '{{"path": "/hook/a", "status": 410, "body": "gone"}}' {url}/behaviour
+  curl -d '{{"delaySeconds": 20}}' {url}/behaviour            answer late
+  curl -d '{{"hang": true}}' {url}/behaviour                  never answer
+  curl -d '{{"close": true, "times": 1}}' {url}/behaviour     drop the connection
+  curl -d '{{"redirect": "http://..."}}' {url}/behaviour      302, or another "status"
+  curl -X DELETE {url}/behaviour                            good again, on every path
+"""
+
+SECRET_BYTES_MIN, SECRET_BYTES_MAX = 24, 64  # Standard Webhooks
 
 
 class _Wire(BaseModel):
@@ -76,9 +106,11 @@ class Secret(_Wire):
     @classmethod
     def _is_usable(cls, secret: str) -> str:
         try:
-            Webhook(secret)
-        except (ValueError, EmptyWebhookSecretError):
-            raise ValueError("not a webhook secret: whsec_ and base64") from None
+            key = base64.b64decode(secret.removeprefix("whsec_"), validate=True)
+        except ValueError:
+            key = b""
+        if not (secret.startswith("whsec_") and SECRET_BYTES_MIN <= len(key) <= SECRET_BYTES_MAX):
+            raise ValueError("not a webhook secret: whsec_ and the base64 of 24 to 64 bytes")
         return secret
 
     def is_for(self, path: str, project_id: str | None) -> bool:
@@ -98,7 +130,7 @@ class Sink:
         on_request: Callable[[Request], None] = lambda _request: None,
     ) -> None:
         self._requests: deque[Request] = deque(maxlen=REQUESTS_MAX)
-        self._secrets = [Secret(secret=secret) for secret in secrets]
+        self._secrets = [_secret(secret) for secret in secrets]
         self._behaviours: dict[str | None, Behaviour] = {}
         self._journal = Journal(journal) if journal else None
         self._on_request = on_request
@@ -120,8 +152,11 @@ class Sink:
         await self.stop()
 
     async def start(self) -> None:
-        """Read the journal and listen. Raises `Misconfigured` when the port is taken."""
-        self._go_on()
+        """Read the journal and listen. Raises `Misconfigured` when the port is taken or the journal cannot be kept."""
+        try:
+            self._go_on()
+        except OSError as error:
+            raise Misconfigured(f"the sink cannot keep its journal {error.filename}: {error.strerror}") from None
         # Cancelled when the client goes away: a handler that hangs must not outlive its request.
         self._runner = web.AppRunner(self._app(), handler_cancellation=True, shutdown_timeout=STOP_SECONDS)
         await self._runner.setup()
@@ -168,10 +203,11 @@ class Sink:
         app = web.Application(client_max_size=BODY_BYTES_MAX)
         app.add_routes(
             [
-                web.get("/", _help),
+                web.get("/", self._help),
                 web.post("/", self._receive),
                 web.route("*", "/hook{below:(/.*)?}", self._receive),
                 web.get("/requests", self._list_requests),
+                web.get(r"/requests/{number:\d+}", self._show_request),
                 web.post("/secrets", self._post_secret),
                 web.post("/behaviour", self._post_behaviour),
                 web.delete("/behaviour", self._delete_behaviour),
@@ -245,6 +281,16 @@ class Sink:
         items = [request.to_json() for request in found if request.number > after]
         return web.json_response({"items": items, "last": items[-1]["number"] if items else after})
 
+    async def _show_request(self, http: web.Request) -> web.Response:
+        number = int(http.match_info["number"])
+        found = next((request for request in self._requests if request.number == number), None)
+        if found is None:
+            raise web.HTTPNotFound(text=f"there is no request {number}, or it is forgotten")
+        return web.Response(body=found.as_it_came(), content_type="application/octet-stream")
+
+    async def _help(self, _http: web.Request) -> web.Response:
+        return web.Response(text=HELP.format(url=self.url))
+
     async def _post_secret(self, http: web.Request) -> web.Response:
         self._learn(_valid(Secret, await http.read()))
         return web.Response(status=204)
@@ -264,16 +310,21 @@ async def serve(sink: Sink) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     async with sink:
-        print(f"{sink.url}/hook receives, {sink.url}/requests lists", flush=True)
+        print(f"{sink.url}/hook receives, {sink.url}/requests lists, {sink.url}/ explains", flush=True)
         await stop.wait()
 
 
 def line_of(request: Request) -> str:
     """A request in one line, for people."""
     verdict = {None: "no secret known", True: "verified", False: "WRONG SIGNATURE"}[request.verified]
+    attempt = request.headers.get("x-paywatch-attempt", "1")
+    again = f" (attempt {attempt[:5]})" if attempt != "1" else ""
     kind = request.json.get("type", "no event")
     answer = request.status or "no answer"
-    return f"{request.received_at:%H:%M:%S} {request.path} {kind} {request.invoice_id or ''} {verdict} -> {answer}"
+    invoice_id = request.invoice_id or ""
+    head = f"{request.received_at:%H:%M:%S} {request.number} {request.path}"
+    line = f"{head} {kind} {invoice_id} {verdict}{again} -> {answer}"
+    return "".join(mark if mark.isprintable() else "\N{REPLACEMENT CHARACTER}" for mark in line)
 
 
 def _is_signed(secret: str, headers: dict[str, str], body: bytes) -> bool:
@@ -282,6 +333,14 @@ def _is_signed(secret: str, headers: dict[str, str], body: bytes) -> bool:
     except (WebhookVerificationError, ValueError):  # ValueError: hostile headers, a body that is not UTF-8
         return False
     return True
+
+
+def _secret(text: str) -> Secret:
+    try:
+        return Secret(secret=text)
+    except ValidationError:
+        text = "a secret is not one of webhooks: whsec_ and the base64 of 24 to 64 bytes"
+        raise Misconfigured(text, "take it whole, as it was shown when it was made") from None
 
 
 W = TypeVar("W", bound=_Wire)
@@ -293,7 +352,3 @@ def _valid(kind: type[W], body: bytes) -> W:
     except ValidationError as error:
         text = error.json(include_input=False, include_url=False, include_context=False)
         raise web.HTTPBadRequest(text=text, content_type="application/json") from None
-
-
-async def _help(_http: web.Request) -> web.Response:
-    return web.Response(text=__doc__)

@@ -1,8 +1,8 @@
 """Plant faults in the rules and see the tests catch each of them: `python -m tests.mutants`, or `make mutants`.
 
-Each mutant is a text of a module in `watcher/rules` and another one in its place. It is planted in a copy, the
-tests of the rules run on the copy, and a mutant that they do not notice is a hole in them. A text that is not
-there exactly once is an error, so that this list stays true.
+Each mutant is a text of a module in `watcher/rules` or `notifier/rules` and another one in its place. It is planted in
+a copy, the tests of the rules run on the copy, and a mutant that they do not notice is a hole in them. A text that is
+not there exactly once is an error, so that this list stays true.
 """
 
 import os
@@ -18,7 +18,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-PARTS = ("watcher/__init__.py", "watcher/rules", "tests/watcher/rules", "pyproject.toml")
+PARTS = (
+    "watcher/__init__.py", "watcher/rules", "tests/watcher/rules", "pyproject.toml",
+    "notifier/__init__.py", "notifier/README.md", "notifier/rules", "tests/notifier/rules",
+)  # fmt: skip
+PACKAGES = ("watcher", "notifier")
 SECONDS_MAX = 120
 AT_ONCE = 2
 
@@ -31,6 +35,7 @@ class Mutant:
     module: str
     before: str
     after: str
+    package: str = "watcher"
 
 
 MUTANTS = (
@@ -435,6 +440,74 @@ MUTANTS = (
         "if after > before:",
         "if after > terms.required_confirmations:",
     ),
+    Mutant(
+        "each failure begins the days anew", "delivery",
+        "since = endpoint.failing_since or now", "since = now", "notifier",
+    ),
+    Mutant(
+        "a success does not end the days of failing", "delivery",
+        "failing_since=None, warned=False", "warned=False", "notifier",
+    ),
+    Mutant(
+        "who was warned of is not warned of again later", "delivery",
+        "failing_since=None, warned=False", "failing_since=None", "notifier",
+    ),
+    Mutant("a day is not enough to warn", "delivery", "since >= WARN_AFTER", "since > WARN_AFTER", "notifier"),
+    Mutant("five days are not enough", "delivery", "since >= DISABLE_AFTER", "since > DISABLE_AFTER", "notifier"),
+    Mutant(
+        "each failure warns", "delivery",
+        "if after.warned and not before.warned", "if after.warned", "notifier",
+    ),
+    Mutant(
+        "what is disabled is told again and again", "delivery",
+        " and before.disabled_reason is None:", ":", "notifier",
+    ),
+    Mutant(
+        "a new reason to disable hides the first", "delivery",
+        "endpoint.disabled_reason or reason", "reason", "notifier",
+    ),
+    Mutant(
+        "a refusal is no failure", "delivery",
+        "return _failing(now, _paused(_present(now, endpoint), now, retry_after or timedelta(0)))",
+        "return _paused(_present(now, endpoint), now, retry_after or timedelta(0))", "notifier",
+    ),
+    Mutant(
+        "a blocked target is no failure", "delivery",
+        "case Meaning.BLOCKED:\n            return _failing(now, endpoint)",
+        "case Meaning.BLOCKED:\n            return endpoint", "notifier",
+    ),
+    Mutant(
+        "a blocked target takes one delivery after the other", "delivery",
+        "after = _disabled(after, BLOCKED_TARGET)", "pass", "notifier",
+    ),
+    Mutant("who was away is sent all at once", "delivery", "now), ramp=1)", "now))", "notifier"),
+    Mutant("the ramp never grows", "delivery", "ramp = 2 * endpoint.ramp", "ramp = endpoint.ramp", "notifier"),
+    Mutant(
+        "the ramp grows beyond the cap", "delivery",
+        "ramp if ramp < endpoint.max_in_flight else None", "ramp", "notifier",
+    ),
+    Mutant("the ramp never ends", "delivery", "if ramp < endpoint", "if ramp <= endpoint", "notifier"),
+    Mutant(
+        "refusals widen the ramp", "delivery",
+        "now, _paused(_present(now, endpoint), now", "now, _paused(_ramped(_present(now, endpoint)), now", "notifier",
+    ),
+    Mutant(
+        "any late answer delivers", "delivery",
+        "if accepts and state is State.PENDING", "if state is State.PENDING", "notifier",
+    ),
+    Mutant(
+        "a late success revives what has ended", "delivery",
+        "if accepts and state is State.PENDING", "if accepts", "notifier",
+    ),
+    Mutant(
+        "410 is tried again like any refusal", "delivery",
+        "if outcome is Outcome.HTTP and status == _GONE_STATUS:", "if False:", "notifier",
+    ),
+    Mutant(
+        "the schedule ends an attempt late", "delivery",
+        "attempts >= ATTEMPTS_MAX", "attempts > ATTEMPTS_MAX", "notifier",
+    ),
+    Mutant("the breaker opens late", "schedule", "BREAKER_FAILURES = 5", "BREAKER_FAILURES = 6", "notifier"),
 )  # fmt: skip
 
 
@@ -447,22 +520,24 @@ def planted(mutant: Mutant) -> str:
 
 
 def _path(mutant: Mutant) -> str:
-    return f"watcher/rules/{mutant.module}.py"
+    return f"{mutant.package}/rules/{mutant.module}.py"
 
 
-def hunt(mutant: Mutant | None) -> str | None:
-    """The first test that fails with the mutant planted, or without any; None when all pass."""
+def hunt(mutant: Mutant | None, package: str = "watcher") -> str | None:
+    """The first test of its package that fails with the mutant planted, or without any; None when all pass."""
+    if mutant is not None:
+        package = mutant.package
     with _copy() as copy:
         if mutant is not None:
             (copy / _path(mutant)).write_text(planted(mutant))
         command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "--hypothesis-profile=mutants"]
         done = subprocess.run(
-            [*command, "tests/watcher/rules"], cwd=copy, env=os.environ | {"PYTHONPATH": str(copy)},
+            [*command, f"tests/{package}/rules"], cwd=copy, env=os.environ | {"PYTHONPATH": str(copy)},
             capture_output=True, text=True, timeout=SECONDS_MAX, check=False,
         )  # fmt: skip
     if done.returncode == 0:
         return None
-    failed = re.search(r"^(?:FAILED|ERROR) tests/watcher/rules/(.*?)(?: - .*)?$", done.stdout, re.MULTILINE)
+    failed = re.search(r"^(?:FAILED|ERROR) tests/\w+/rules/(.*?)(?: - .*)?$", done.stdout, re.MULTILINE)
     if failed is None:
         raise RuntimeError(f"the tests did not run:\n{done.stdout}{done.stderr}")
     return failed[1]
@@ -486,9 +561,10 @@ def main() -> int:
     """Print who caught what; the number of mutants that nobody caught."""
     for mutant in MUTANTS:
         planted(mutant)
-    if (failed := hunt(None)) is not None:
-        sys.stdout.write(f"the tests fail without any mutant: {failed}\n")
-        return 1
+    for package in PACKAGES:
+        if (failed := hunt(None, package)) is not None:
+            sys.stdout.write(f"the tests fail without any mutant: {failed}\n")
+            return 1
     with ThreadPoolExecutor(AT_ONCE) as pool:
         catches = list(pool.map(hunt, MUTANTS))
     for mutant, catch in zip(MUTANTS, catches, strict=True):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.mutants import MUTANTS, Mutant, hunt, planted
+from tests.mutants import MUTANTS, PACKAGES, Mutant, hunt, planted
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
@@ -18,8 +18,9 @@ def test_a_stale_mutant_is_an_error() -> None:
 
 @pytest.mark.soak
 @pytest.mark.timeout(180)
-def test_the_tests_pass_without_a_mutant() -> None:
-    assert hunt(None) is None
+@pytest.mark.parametrize("package", PACKAGES)
+def test_the_tests_pass_without_a_mutant(package: str) -> None:
+    assert hunt(None, package) is None
 
 
 @pytest.mark.soak

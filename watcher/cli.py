@@ -14,7 +14,15 @@ from typing import Annotated, Any
 
 import typer
 
-from watcher import __version__, commands, history_commands, integration_commands, operator_commands
+from watcher import (
+    __version__,
+    commands,
+    endpoint_commands,
+    history_commands,
+    integration_commands,
+    operator_commands,
+    receiver_commands,
+)
 from watcher.command_line import Json
 from watcher.command_line import group as _group
 from watcher.command_line import say as _say
@@ -345,6 +353,7 @@ descriptor.command("export")(with_settings(_descriptor_export, DATABASE))
 descriptor.command("skip")(with_settings(_descriptor_skip))
 operator_commands.register(app)
 integration_commands.register(app)
+endpoint_commands.register(app)
 
 
 @config.command("reference")
@@ -363,19 +372,26 @@ def version(*, as_json: Json = False) -> None:
 @app.command("sink")
 def sink(
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0: any free one.")] = 0,
-    secret: Annotated[
-        list[str] | None, typer.Option(help="Secret (whsec_...) to verify with; may be repeated.")
-    ] = None,
+    secret: receiver_commands.SecretOption = None,
+    secret_file: receiver_commands.SecretFile = None,
     journal: Annotated[Path | None, typer.Option(help="File by which it goes on after a restart.")] = None,
 ) -> None:
-    """Receive webhooks: verify, list, misbehave on demand."""
+    """Receive webhooks: verify, list, misbehave on demand.
+
+    It listens on 127.0.0.1, records what is posted to /hook or below, and answers 200. Without a secret nothing is
+    verified. GET / explains how to list requests, name secrets, and have it refuse, hang, redirect or answer late.
+    """
     from regtest.received import Request
     from regtest.sink import Sink, line_of, serve
 
     def tell(request: Request) -> None:
         typer.echo(line_of(request))
 
-    asyncio.run(serve(Sink(port=port, secrets=secret or [], journal=journal, on_request=tell)))
+    known = receiver_commands.secrets_of(secret, secret_file)
+    asyncio.run(serve(Sink(port=port, secrets=known, journal=journal, on_request=tell)))
+
+
+receiver_commands.register(app)
 
 
 @app.command(

@@ -104,12 +104,12 @@ def _cap(text: str) -> str | None:
 _VALUES: dict[str, Callable[[Any], Any]] = {"tier": _tiers, "unconfirmed_cap": _cap}
 
 
-def _given(**values: object) -> dict[str, str]:
+def given(**values: object) -> dict[str, str]:
     """Query parameters that were given."""
     return {name.rstrip("_"): str(value) for name, value in values.items() if value is not None}
 
 
-def _ask(settings: Settings, work: Callable[["Office"], Awaitable[T]], *, shows_addresses: bool = False) -> T:
+def ask(settings: Settings, work: Callable[["Office"], Awaitable[T]], *, shows_addresses: bool = False) -> T:
     """Do the work in an office of its own."""
     from watcher.in_process import office
 
@@ -121,7 +121,7 @@ def _ask(settings: Settings, work: Callable[["Office"], Awaitable[T]], *, shows_
 
 
 def _document(settings: Settings, method: str, path: str, object_id: str = "", **more: Any) -> dict[str, Any]:
-    return _ask(settings, lambda office: office.call(method, path, object_id, **more))
+    return ask(settings, lambda office: office.call(method, path, object_id, **more))
 
 
 def flat(document: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
@@ -163,7 +163,7 @@ def lines(document: Mapping[str, Any]) -> str:
     return "\n".join(f"{name:{width}}  {value}" for name, value in told.items())
 
 
-def _table(rows: Sequence[Sequence[Any]]) -> str:
+def table(rows: Sequence[Sequence[Any]]) -> str:
     """Rows in columns."""
     cells = [[_readable(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
@@ -173,13 +173,13 @@ def _table(rows: Sequence[Sequence[Any]]) -> str:
 
 def _say_list(document: Mapping[str, Any], columns: Sequence[str], as_json: bool) -> None:  # noqa: FBT001 - the option
     items, cursor = document["items"], document["nextCursor"]
-    text = _table([[item[name] for name in columns] for item in items]) if items else "none"
+    text = table([[item[name] for name in columns] for item in items]) if items else "none"
     say(dict(document), text + (f"\nmore: --cursor {cursor}" if cursor else ""), as_json)
 
 
 def _project_list(settings: Settings, *, limit: Limit = 50, cursor: Cursor = None, as_json: Json = False) -> int:
     """List projects, newest first."""
-    found = _document(settings, "GET", "/projects", query=_given(limit=limit, cursor=cursor))
+    found = _document(settings, "GET", "/projects", query=given(limit=limit, cursor=cursor))
     _say_list(found, ("id", "mode", "currency", "name"), as_json)
     return 0
 
@@ -234,7 +234,7 @@ def _project_set(
         before = await office.call("GET", "/projects/{id}", project_id)
         return before, await office.call("PATCH", "/projects/{id}", project_id, body=body)
 
-    before, after = _ask(settings, change)
+    before, after = ask(settings, change)
     say(after, _changes(flat(before), flat(after)), as_json)
     return 0
 
@@ -269,11 +269,11 @@ def _project_report(
     """Report what was confirmed, taken back and accepted, by the time of booking, with the sums."""
     if as_csv and as_json:
         raise typer.BadParameter("name one of them", param_hint="--csv or --json")
-    query = _given(from_=start, to=end)
+    query = given(from_=start, to=end)
     if as_csv:
-        _ask(settings, lambda office: _print(office.table("/projects/{id}/report", project_id, query)))
+        ask(settings, lambda office: _print(office.table("/projects/{id}/report", project_id, query)))
         return 0
-    report = _ask(settings, lambda office: _whole_report(office, project_id, query))
+    report = ask(settings, lambda office: _whole_report(office, project_id, query))
     say(report, _report_text(report), as_json)
     return 0
 
@@ -346,7 +346,7 @@ def _report_text(report: Mapping[str, Any]) -> str:
     sums = [["total", "", one["btc"], one["amount"], one["currency"], "", ""] for one in totals["currencies"]]
     if len(sums) != 1:
         sums.append(["total", "", totals["btc"], "", "", "", ""])
-    return _table(rows + sums)
+    return table(rows + sums)
 
 
 def _invoice_create(
@@ -371,7 +371,7 @@ def _invoice_create(
         "notificationUrl": notification_url, "redirectUrl": redirect_url, "metadata": _json(metadata),
     }  # fmt: skip
     body = _body(fields, {})
-    made = _ask(settings, lambda office: office.call("POST", "/invoices", body=body), shows_addresses=True)
+    made = ask(settings, lambda office: office.call("POST", "/invoices", body=body), shows_addresses=True)
     say(made, lines(made), as_json)
     return 0
 
@@ -395,7 +395,7 @@ def _invoice_list(
     as_json: Json = False,
 ) -> int:
     """List invoices, newest first."""
-    query = _given(projectId=project_id, status=status, label=label, reference=reference, limit=limit, cursor=cursor)
+    query = given(projectId=project_id, status=status, label=label, reference=reference, limit=limit, cursor=cursor)
     found = _document(settings, "GET", "/invoices", query=query)
     _say_list(found, ("id", "status", "amount", "currency", "paidBtc", "reference"), as_json)
     return 0

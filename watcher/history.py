@@ -91,7 +91,7 @@ def _posted(row: Row, attempts: Sequence[Row]) -> Posted:
     is_held = row["state"] == "pending" and row["endpoint_status"] == "disabled"
     return Posted(
         row["url"], row["state"], is_held, row["attempts"], row["next_attempt_at"], row["delivered_at"],
-        _answer(attempts[-1]) if attempts else None, row["dead_reason"],
+        _answer(attempts[-1]) if attempts else None, row["dead_reason"] or row["cancel_reason"],
     )  # fmt: skip
 
 

@@ -167,12 +167,12 @@ async def _first_delivery(shop: Shop, limit_seconds: float) -> dict[str, Any]:
     while time.monotonic() < deadline:
         for delivery in (await shop.calls.get(f"/deliveries?invoiceId={invoice['id']}"))["items"]:
             if delivery["held"]:
-                hint = "when it is mended set it again: paywatch project set ID --notification-url URL"
-                raise Rejected("nothing is posted to this endpoint, since it answered 410", hint)
+                hint = f"see why by paywatch endpoint list --project {shop.id}, then paywatch endpoint enable ID"
+                raise Rejected("nothing is posted to this endpoint: it is disabled", hint)
             if delivery["attempts"]:
                 return dict(delivery)
         await asyncio.sleep(PAUSE_SECONDS)
-    hint = "start one: paywatch notifier; after many failures an endpoint is also left alone for a while"
+    hint = f"start one: paywatch notifier; or the endpoint is paused: paywatch endpoint list --project {shop.id}"
     raise Unavailable(f"no notifier has posted an event within {limit_seconds:.0f} s", hint)
 
 

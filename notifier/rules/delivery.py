@@ -9,7 +9,9 @@ Rules of this file:
 * Every answer but 2xx leads to another try until the schedule is over; 4xx too, since a bad deployment
   answers 404 for an hour. Only 410 says "never again", and then the delivery is held, not dropped.
 * The breaker counts signs that nobody is there (no connection, no answer in time). Who answers is there, also with
-  5xx: an endpoint that fails for some invoices must not delay the others.
+  5xx: an endpoint that fails for some invoices must not delay the others. Who was away is sent one at a time at first,
+  and twice as many with each success, so that it is not overrun by what has waited.
+* Who has not accepted anything for five days is disabled: its deliveries are held before they are given up one by one.
 * An endpoint is judged by its facts at the moment of recording, read under the lock of its row.
 """
 
@@ -21,13 +23,22 @@ from typing import assert_never
 from notifier.rules.schedule import (
     ATTEMPTS_MAX,
     BREAKER_FAILURES,
+    DISABLE_AFTER,
     OVERTAKE_AFTER,
+    WARN_AFTER,
     breaker_pause,
     next_delay,
 )
 
+BLOCKED_TARGET = "blocked_target"
 BLOCKED_ATTEMPTS_MAX = 3  # a wrong DNS record may be corrected, a URL that points inside is not waited for
 SUCCESS_FIRST, SUCCESS_LAST = 200, 299
+
+SUSPECT_CRASHES = 3  # leases that ended without an answer, in a row: from here on it is sent beside no other such one
+POISON_CRASHES = 5  # from here on it is what ends notifiers
+POISON = "poison"
+
+DISABLED_REASONS = ("gone", "failing", BLOCKED_TARGET, "operator", "paused", "retired")  # the last three by hand
 
 
 class State(StrEnum):
@@ -37,6 +48,7 @@ class State(StrEnum):
     IN_FLIGHT = "in_flight"
     DELIVERED = "delivered"
     DEAD = "dead"
+    CANCELLED = "cancelled"
 
 
 class Step(StrEnum):
@@ -48,6 +60,9 @@ class Step(StrEnum):
     HOLD = "410: held until its endpoint is enabled"
     GIVE_UP = "failed for the last time"
     EXPIRE = "lease expired"
+    CONDEMN = "lease expired five times in a row"
+    ACCEPT_LATE = "2xx of a lost lease"
+    CANCEL = "cancelled by an operator"
 
 
 TRANSITIONS: dict[tuple[State, Step], State] = {
@@ -57,6 +72,10 @@ TRANSITIONS: dict[tuple[State, Step], State] = {
     (State.IN_FLIGHT, Step.HOLD): State.PENDING,
     (State.IN_FLIGHT, Step.GIVE_UP): State.DEAD,
     (State.IN_FLIGHT, Step.EXPIRE): State.PENDING,
+    (State.IN_FLIGHT, Step.CONDEMN): State.DEAD,
+    (State.PENDING, Step.ACCEPT_LATE): State.DELIVERED,
+    (State.PENDING, Step.CANCEL): State.CANCELLED,
+    (State.IN_FLIGHT, Step.CANCEL): State.CANCELLED,
 }
 
 
@@ -121,6 +140,17 @@ class Endpoint:
     consecutive_failures: int
     blocked_until: datetime
     disabled_reason: str | None = None
+    failing_since: datetime | None = None  # the first failure after the last success
+    warned: bool = False  # it was told that it has failed for a day
+    ramp: int | None = None  # deliveries at a time for now, since it was away; None: as many as it may have
+    max_in_flight: int = 4
+
+
+class News(StrEnum):
+    """What a decision makes of an endpoint that people should know."""
+
+    FAILING = "failing"  # for a day
+    DISABLED = "disabled"
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,21 +192,33 @@ def decide(
     told = meaning(answer.outcome, answer.status)
     dead_reason = _dead_reason(told, attempts, blocked_before)
     step = _step(told, dead_reason)
+    after = _endpoint_after(told, answer.retry_after, now, jitter, endpoint)
+    if dead_reason == BLOCKED_TARGET:
+        after = _disabled(after, BLOCKED_TARGET)
     wait = max(next_delay(attempts, jitter), answer.retry_after or timedelta(0))
     return Decision(
         step=step,
         next_attempt_at=now if step is Step.HOLD else now + wait,
         overtake_after=now + OVERTAKE_AFTER,
         dead_reason=dead_reason,
-        endpoint=_endpoint_after(told, answer.retry_after, now, jitter, endpoint),
+        endpoint=after,
     )
+
+
+def late_step(answer: Answer, state: State) -> Step | None:
+    """What the answer of a lost lease still does to a delivery in this state: a 2xx spares one that waits another POST.
+
+    Who is sending it meanwhile decides alone, and what has ended stays as it is.
+    """
+    accepts = meaning(answer.outcome, answer.status) is Meaning.ACCEPTS
+    return Step.ACCEPT_LATE if accepts and state is State.PENDING else None
 
 
 def _dead_reason(told: Meaning, attempts: int, blocked_before: int) -> str | None:
     if told in (Meaning.ACCEPTS, Meaning.GONE):
         return None
     if told is Meaning.BLOCKED and blocked_before + 1 >= BLOCKED_ATTEMPTS_MAX:
-        return "blocked_target"
+        return BLOCKED_TARGET
     return "exhausted" if attempts >= ATTEMPTS_MAX else None
 
 
@@ -198,24 +240,54 @@ def _endpoint_after(
 ) -> Endpoint:
     match told:
         case Meaning.ACCEPTS:
-            return _recovered(now, endpoint)
+            return _ramped(replace(_present(now, endpoint), failing_since=None, warned=False))
         case Meaning.GONE:
-            return replace(endpoint, disabled_reason="gone")
+            return _disabled(_failing(now, endpoint), "gone")
         case Meaning.FAILS:
             failures = endpoint.consecutive_failures + 1
-            return replace(_paused(endpoint, now, breaker_pause(failures, jitter)), consecutive_failures=failures)
+            paused = _paused(endpoint, now, breaker_pause(failures, jitter))
+            return _failing(now, replace(paused, consecutive_failures=failures))
         case Meaning.REFUSES:
-            return _paused(_recovered(now, endpoint), now, retry_after or timedelta(0))
-        case Meaning.BLOCKED | Meaning.UNKNOWN:
+            return _failing(now, _paused(_present(now, endpoint), now, retry_after or timedelta(0)))
+        case Meaning.BLOCKED:
+            return _failing(now, endpoint)
+        case Meaning.UNKNOWN:
             return endpoint
     assert_never(told)
 
 
-def _recovered(now: datetime, endpoint: Endpoint) -> Endpoint:
-    """The first answer closes the breaker; a pause that the endpoint itself asked for goes on."""
-    open_ = endpoint.consecutive_failures >= BREAKER_FAILURES
-    blocked_until = min(endpoint.blocked_until, now) if open_ else endpoint.blocked_until
-    return replace(endpoint, consecutive_failures=0, blocked_until=blocked_until)
+def _present(now: datetime, endpoint: Endpoint) -> Endpoint:
+    """The first answer closes the breaker, and the ramp begins; a pause that the endpoint itself asked for goes on."""
+    if endpoint.consecutive_failures < BREAKER_FAILURES:
+        return replace(endpoint, consecutive_failures=0)
+    return replace(endpoint, consecutive_failures=0, blocked_until=min(endpoint.blocked_until, now), ramp=1)
+
+
+def _ramped(endpoint: Endpoint) -> Endpoint:
+    """Each success doubles what may be under way, until that is all it may have."""
+    if endpoint.ramp is None:
+        return endpoint
+    ramp = 2 * endpoint.ramp
+    return replace(endpoint, ramp=ramp if ramp < endpoint.max_in_flight else None)
+
+
+def _failing(now: datetime, endpoint: Endpoint) -> Endpoint:
+    """A failure more: warned once after a day, disabled after five."""
+    since = endpoint.failing_since or now
+    endpoint = replace(endpoint, failing_since=since, warned=endpoint.warned or now - since >= WARN_AFTER)
+    return _disabled(endpoint, "failing") if now - since >= DISABLE_AFTER else endpoint
+
+
+def _disabled(endpoint: Endpoint, reason: str) -> Endpoint:
+    """The first reason stays: what is under way to a disabled endpoint tells nothing new about it."""
+    return replace(endpoint, disabled_reason=endpoint.disabled_reason or reason)
+
+
+def news(before: Endpoint, after: Endpoint) -> News | None:
+    """What has become of an endpoint that people should know, each once."""
+    if after.disabled_reason is not None and before.disabled_reason is None:
+        return News.DISABLED
+    return News.FAILING if after.warned and not before.warned else None
 
 
 def _paused(endpoint: Endpoint, now: datetime, pause: timedelta) -> Endpoint:
@@ -228,5 +300,5 @@ def diagram() -> str:
     """The machine as a Mermaid state diagram, drawn from `TRANSITIONS`."""
     lines = ["stateDiagram-v2", f"  [*] --> {State.PENDING}: event written"]
     lines += [f"  {before} --> {after}: {step}" for (before, step), after in TRANSITIONS.items()]
-    lines += [f"  {state} --> [*]" for state in (State.DELIVERED, State.DEAD)]
+    lines += [f"  {state} --> [*]" for state in (State.DELIVERED, State.DEAD, State.CANCELLED)]
     return "\n".join(lines) + "\n"

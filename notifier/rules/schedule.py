@@ -30,6 +30,9 @@ BREAKER_FAILURES = 5  # in a row open the breaker
 _BREAKER_FIRST_PAUSE = timedelta(seconds=30)  # doubled by each further failure
 _BREAKER_LONGEST_PAUSE = timedelta(minutes=10)
 
+WARN_AFTER = timedelta(hours=24)  # of failures without a success
+DISABLE_AFTER = timedelta(days=5)  # the same: what waits from then on is held
+
 RECORD_AT_STOP_SECONDS = 1.0  # for answers at the end of a process; what is not recorded is sent after its lease
 _FIRST_DATABASE_PAUSE_SECONDS, _LONGEST_DATABASE_PAUSE_SECONDS = 0.1, 2.0
 

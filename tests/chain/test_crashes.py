@@ -76,6 +76,7 @@ async def is_alone(connection: asyncpg.Connection) -> bool:
 
 
 @pytest.mark.scenario(24)
+@pytest.mark.case(7)
 async def test_a_watcher_that_is_killed_in_the_middle_of_a_block_loses_and_repeats_nothing(
     watching: Watching, start: Start, database_url: str, *, zmq: bool
 ):
@@ -109,6 +110,7 @@ async def test_a_watcher_that_is_killed_in_the_middle_of_a_block_loses_and_repea
 
 
 @pytest.mark.scenario(24)
+@pytest.mark.case(7)
 async def test_what_was_committed_is_published_although_the_watcher_died_before_it_knew(
     pool: Pool, node: Node, chain: Chain, start: Start, database_url: str, *, zmq: bool
 ):

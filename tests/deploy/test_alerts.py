@@ -10,8 +10,10 @@ import yaml
 from prometheus_client.metrics import MetricWrapperBase
 
 from notifier import metrics as of_notifier
+from notifier.rules.delivery import DISABLED_REASONS
 from watcher import metrics as of_watcher
 from watcher.rules.health import WORKING
+from watcher.store.endpoints import ByHand
 
 ALERTS = Path(__file__).parents[2] / "deploy" / "prometheus" / "alerts.yml"
 RULES = [rule for group in yaml.safe_load(ALERTS.read_text())["groups"] for rule in group["rules"]]
@@ -21,7 +23,8 @@ NAMES = [rule["alert"] for rule in RULES]
 def test_there_is_a_rule_for_each_thing_that_can_go_wrong() -> None:
     assert {
         "PaywatchNodeDown", "PaywatchWatcherBehind", "PaywatchZmqGap", "PaywatchNotificationsLate",
-        "PaywatchWatcherNotReady", "PaywatchPruningIsNear", "PaywatchRateOld",
+        "PaywatchWatcherNotReady", "PaywatchPruningIsNear", "PaywatchRateOld", "PaywatchEndpointFailing",
+        "PaywatchEndpointDisabled", "PaywatchNotifierClockWrong",
     } == {*NAMES}  # fmt: skip
     assert len(NAMES) == len(set(NAMES))
 
@@ -41,6 +44,12 @@ def test_ready_is_what_the_api_calls_ready() -> None:
     (rule,) = [rule for rule in RULES if rule["alert"] == "PaywatchWatcherNotReady"]
     (states,) = re.findall(r'state=~"([\w|]+)"', rule["expr"])
     assert set(states.split("|")) == WORKING
+
+
+def test_disabled_by_its_answers_is_what_the_notifier_calls_so() -> None:
+    (rule,) = [rule for rule in RULES if rule["alert"] == "PaywatchEndpointDisabled"]
+    (reasons,) = re.findall(r'reason=~"([\w|]+)"', rule["expr"])
+    assert set(reasons.split("|")) == {*DISABLED_REASONS} - {*ByHand}
 
 
 @pytest.mark.skipif(shutil.which("promtool") is None, reason="there is no promtool here")

@@ -57,6 +57,8 @@ class Merchant:
     def status(self, headers: Mapping[str, str], body: bytes) -> int:
         if self.fault == "redirect":
             return 302
+        if self.fault == "gone":
+            return 410
         if self.fault == "forbids" or not self.is_signed(headers, body):
             return 403
         if self.fault == "overlapping" and self._under_way > 1:

@@ -157,6 +157,17 @@ async def test_a_live_project_and_an_unknown_one_are_refused(up, check):
     assert "is in live mode" in refused.errors
 
 
+async def test_a_disabled_endpoint_is_told(up, check):
+    async with opened(Merchant("gone")) as merchant:
+        project_id = await project_of(up, merchant)
+        first = found(await check(project_id, "--json", "--no-scenarios"))
+        assert named(first, "fail") == {Check.ACCEPTS}
+        done = await check(project_id)
+    assert done.code == 4
+    assert "it is disabled" in done.errors
+    assert f"paywatch endpoint list --project {project_id}" in done.errors
+
+
 async def test_a_project_in_bitcoin_is_looked_at_in_bitcoin(up, check):
     async with opened(Merchant()) as merchant:
         project_id = await project_of(up, merchant, currency="BTC")

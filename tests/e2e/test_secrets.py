@@ -131,6 +131,7 @@ async def product(node: Node, chain: Chain, database_url: str, pool: Pool, tmp_p
         yield running
 
 
+@pytest.mark.case(44)
 async def test_a_rotation_with_overlap_its_end_and_a_revocation(product: Product):
     first = await product.begin()
     signed_with(await product.notified(), first)
@@ -204,6 +205,7 @@ async def everything_stored(pool: Pool) -> str:
     return "\n".join(one.decode(errors="replace") if isinstance(one, bytes) else str(one) for one in values)
 
 
+@pytest.mark.case(47)
 async def test_after_a_full_run_no_secret_is_in_logs_rows_or_problems(product: Product, pool: Pool):
     """Made, replayed, rotated, delivered, failed, refused, not signed: what was handed out is found nowhere."""
     await product.begin()

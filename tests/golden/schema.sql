@@ -132,13 +132,17 @@ CREATE TABLE public.delivery (
     created_at timestamp with time zone NOT NULL,
     delivered_at timestamp with time zone,
     dead_reason text,
+    crash_count integer DEFAULT 0 NOT NULL,
+    cancel_reason text,
     CONSTRAINT delivery_attempts_check CHECK ((attempts >= 0)),
+    CONSTRAINT delivery_cancelled_check CHECK (((state = 'cancelled'::text) = (cancel_reason IS NOT NULL))),
     CONSTRAINT delivery_check CHECK (((state = 'in_flight'::text) = (lease_token IS NOT NULL))),
     CONSTRAINT delivery_check1 CHECK (((state = 'in_flight'::text) = (lease_until IS NOT NULL))),
     CONSTRAINT delivery_check2 CHECK (((state = 'delivered'::text) = (delivered_at IS NOT NULL))),
     CONSTRAINT delivery_check3 CHECK (((state = 'dead'::text) = (dead_reason IS NOT NULL))),
+    CONSTRAINT delivery_crash_count_check CHECK ((crash_count >= 0)),
     CONSTRAINT delivery_id_check CHECK ((id ~ '^dlv_[0-9A-HJKMNP-TV-Z]{26}$'::text)),
-    CONSTRAINT delivery_state_check CHECK ((state = ANY (ARRAY['pending'::text, 'in_flight'::text, 'delivered'::text, 'dead'::text])))
+    CONSTRAINT delivery_state_check CHECK ((state = ANY (ARRAY['pending'::text, 'in_flight'::text, 'delivered'::text, 'dead'::text, 'cancelled'::text])))
 )
 WITH (fillfactor='70', autovacuum_vacuum_scale_factor='0', autovacuum_vacuum_threshold='2000');
 CREATE TABLE public.descriptor (
@@ -167,9 +171,15 @@ CREATE TABLE public.endpoint (
     max_in_flight integer DEFAULT 4 NOT NULL,
     blocked_until timestamp with time zone DEFAULT '-infinity'::timestamp with time zone NOT NULL,
     consecutive_failures integer DEFAULT 0 NOT NULL,
+    failing_since timestamp with time zone,
+    warned boolean DEFAULT false NOT NULL,
+    ramp integer,
     CONSTRAINT endpoint_check CHECK (((status = 'disabled'::text) = (disabled_reason IS NOT NULL))),
+    CONSTRAINT endpoint_check1 CHECK (((NOT warned) OR (failing_since IS NOT NULL))),
     CONSTRAINT endpoint_consecutive_failures_check CHECK ((consecutive_failures >= 0)),
+    CONSTRAINT endpoint_disabled_reason_check CHECK ((disabled_reason = ANY (ARRAY['gone'::text, 'failing'::text, 'blocked_target'::text, 'operator'::text, 'paused'::text, 'retired'::text]))),
     CONSTRAINT endpoint_max_in_flight_check CHECK (((max_in_flight >= 1) AND (max_in_flight <= 64))),
+    CONSTRAINT endpoint_ramp_check CHECK ((ramp >= 1)),
     CONSTRAINT endpoint_status_check CHECK ((status = ANY (ARRAY['active'::text, 'disabled'::text]))),
     CONSTRAINT endpoint_url_check CHECK ((url <> ''::text))
 )
@@ -567,9 +577,14 @@ CREATE INDEX delivery_of_event ON public.delivery USING btree (event_id);
 CREATE INDEX delivery_of_invoice ON public.delivery USING btree (invoice_id, id);
 CREATE UNIQUE INDEX delivery_once ON public.delivery USING btree (event_id, endpoint_id) WHERE (replay_of IS NULL);
 CREATE UNIQUE INDEX delivery_one_in_flight ON public.delivery USING btree (endpoint_id, invoice_id) WHERE (state = 'in_flight'::text);
+CREATE UNIQUE INDEX delivery_one_suspect_in_flight ON public.delivery USING btree ((true)) WHERE ((state = 'in_flight'::text) AND (crash_count >= 3));
 CREATE INDEX delivery_open ON public.delivery USING btree (endpoint_id, invoice_id, sequence) WHERE (state = ANY (ARRAY['pending'::text, 'in_flight'::text]));
+CREATE INDEX delivery_suspect ON public.delivery USING btree (endpoint_id, next_attempt_at) WHERE ((state = 'pending'::text) AND (crash_count >= 3));
 CREATE UNIQUE INDEX endpoint_default ON public.endpoint USING btree (project_id) WHERE is_default;
+CREATE INDEX endpoint_disabled ON public.endpoint USING btree (id) WHERE (status = 'disabled'::text);
+CREATE INDEX endpoint_failing ON public.endpoint USING btree (failing_since) WHERE (failing_since IS NOT NULL);
 CREATE UNIQUE INDEX endpoint_named ON public.endpoint USING btree (project_id, url) WHERE (NOT is_default);
+CREATE INDEX endpoint_of_project ON public.endpoint USING btree (project_id, id);
 CREATE INDEX idempotency_age ON public.idempotency USING btree (created_at);
 CREATE INDEX invoice_exposed ON public.invoice USING btree (project_id, test) INCLUDE (id, exposed_sat) WHERE (exposed_sat > 0);
 CREATE INDEX invoice_held_back ON public.invoice USING btree (id) WHERE ((status = 'UNCONFIRMED'::text) AND (required_confirmations = 0) AND (raised_to = 0));

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -61,11 +61,12 @@ class Shop:
 
     async def invoices(self, count: int) -> list[str]:
         ids = [new_id("inv") for _ in range(count)]
-        scripts = [next(_numbers).to_bytes(8, "big") for _ in ids]
+        indices = [next(_numbers) for _ in ids]
+        scripts = [index.to_bytes(8, "big") for index in indices]
         await self.pool.execute(
             """INSERT INTO address (script_pubkey, descriptor_id, index, address)
-               SELECT s, $2, abs(hashtext(s::text)), 'x' FROM unnest($1::bytea[]) s ON CONFLICT DO NOTHING""",
-            scripts, self.descriptor_id,
+               SELECT s, $2, i, 'x' FROM unnest($1::bytea[], $3::int[]) AS n(s, i)""",
+            scripts, self.descriptor_id, indices,
         )  # fmt: skip
         await self.pool.execute(
             """INSERT INTO invoice (id, project_id, test, amount, currency, amount_due_sat, script_pubkey, created_at,
@@ -301,14 +302,18 @@ def settings(database_url: str, **changes: Any) -> Settings:
 
 @asynccontextmanager
 async def notifier(database_url: str, **changes: Any) -> AsyncIterator[asyncio.Task[None]]:
-    """The whole notifier in this process, stopped at the end; an error of its own fails the test."""
+    """The whole notifier in this process, stopped at the end; an error of its own fails the test.
+
+    Cancelled, it ends without waiting for what is under way.
+    """
     stop = asyncio.Event()
     task = asyncio.create_task(serve(settings(database_url, **changes), stop))
     try:
         yield task
     finally:
         stop.set()
-        await task
+        with suppress(asyncio.CancelledError):
+            await task
 
 
 _PROGRAM = """
@@ -320,9 +325,11 @@ sys.exit(main(load({})))
 
 
 class Process:
-    """A notifier process, configured as an operator would, its log in a file."""
+    """A notifier process, configured as an operator would, its log in a file; `program` runs it, and may spoil it."""
 
-    def __init__(self, directory: Path, database_url: str, *, time_zone: str = "UTC", **changes: Any) -> None:
+    def __init__(
+        self, directory: Path, database_url: str, program: str = _PROGRAM, *, time_zone: str = "UTC", **changes: Any
+    ) -> None:
         values = {
             "allow_http_targets": "true", "allow_targets": ",".join(LOOPBACK), "encryption_keys": ENCRYPTION_KEY,
             **changes,
@@ -337,7 +344,7 @@ class Process:
         self.log = directory / f"notifier-{next(_numbers)}.log"
         with self.log.open("wb") as output:
             self.popen = subprocess.Popen(
-                [sys.executable, "-c", _PROGRAM], env=environment, stdout=output, stderr=output
+                [sys.executable, "-c", program], env=environment, stdout=output, stderr=output
             )
 
     async def started(self) -> "Process":

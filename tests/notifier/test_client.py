@@ -3,8 +3,8 @@
 import asyncio
 import gzip
 import os
+import resource
 import socket
-import ssl
 import struct
 import time
 from collections.abc import AsyncIterator
@@ -13,16 +13,15 @@ from pathlib import Path
 
 import pytest
 from aiohttp import web
+from structlog.testing import capture_logs
 
 from notifier.client import ERROR_LENGTH_MAX, HEAD_BYTES_MAX, Client, open_client
 from notifier.guard import Guard
 from notifier.rules.delivery import Answer, Outcome
 from notifier.rules.signing import Message, sign
-from regtest.wait import wait_for
 from tests.notifier.support import LOOPBACK, SECRET, RawServer, Talk, now, raw_server, read_request, sink
 
 TIMEOUT_SECONDS = 1.0
-SELF_SIGNED = Path(__file__).parent / "tls" / "self_signed.pem"
 
 
 @asynccontextmanager
@@ -66,6 +65,7 @@ def ok(*headers: str, body: bytes = b"") -> bytes:
     return "\r\n".join(["HTTP/1.1 200 OK", *headers, "", ""]).encode() + body
 
 
+@pytest.mark.case(40)
 async def test_a_post_as_the_receiver_sees_it(client: Client):
     body = '{"name": "Grüße \u2028"}'.encode()
     async with sink() as receiver:
@@ -82,6 +82,7 @@ async def test_a_post_as_the_receiver_sees_it(client: Client):
     assert (answer.outcome, answer.status, answer.head, answer.error) == (Outcome.SUCCESS, 200, b"ok", None)
 
 
+@pytest.mark.case(22)
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 async def test_redirects_are_not_followed(client: Client, status: int):
     async with (
@@ -96,6 +97,7 @@ async def test_redirects_are_not_followed(client: Client, status: int):
     assert canary.connections == 0
 
 
+@pytest.mark.case(37)
 async def test_a_proxy_of_the_environment_is_ignored(monkeypatch: pytest.MonkeyPatch):
     async with raw_server() as proxy, sink() as receiver:
         for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
@@ -173,6 +175,7 @@ async def says_103_for_ever(reader: asyncio.StreamReader, writer: asyncio.Stream
         await asyncio.sleep(0)
 
 
+@pytest.mark.case(26)
 @pytest.mark.parametrize("talk", [drips_headers, drips_one_header, drips_body, says_nothing, says_103_for_ever])
 async def test_a_slow_endpoint_is_left_at_the_time_limit(client: Client, talk: Talk):
     ended = asyncio.Event()
@@ -202,6 +205,21 @@ async def test_a_connection_that_nobody_accepts_ends_at_the_time_limit(client: C
             answer = await client.post(message(f"http://127.0.0.1:{port}/"))
     assert answer.outcome is Outcome.TIMEOUT
     assert answer.duration_ms <= (TIMEOUT_SECONDS + 0.5) * 1000
+
+
+async def test_files_that_ran_out_are_no_fault_of_the_endpoints(client: Client):
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    free = os.dup(0)  # the lowest number that the next socket could have
+    os.close(free)
+    async with sink() as receiver:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (free, hard))  # and nothing is rendered, which might open files
+        try:
+            with capture_logs():
+                answer = await client.post(message(receiver.url))
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        assert (answer.outcome, answer.error) == (Outcome.INTERNAL, "Too many open files")
+        assert (await client.post(message(receiver.url))).outcome is Outcome.SUCCESS
 
 
 # Big
@@ -236,6 +254,7 @@ def resident_bytes() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
+@pytest.mark.case(27)
 @pytest.mark.parametrize("talk", [endless_chunks, ten_gigabytes, gzip_bomb])
 async def test_a_body_of_any_size_is_judged_by_its_status(client: Client, talk: Talk):
     async with raw_server(talk) as server:
@@ -273,6 +292,7 @@ async def test_a_body_that_breaks_off_after_2xx_was_still_accepted(client: Clien
 # Broken
 
 
+@pytest.mark.case(28)
 @pytest.mark.parametrize(
     ("said", "outcome", "status"),
     [
@@ -376,6 +396,7 @@ async def closing_when_reused(times: int, *, how: str, part: bytes = b"") -> Asy
         yield server
 
 
+@pytest.mark.case(29)
 @pytest.mark.parametrize("how", ["close", "reset"])
 async def test_a_kept_connection_that_was_closed_is_replaced_at_once(client: Client, how: str):
     async with closing_when_reused(1, how=how) as server:
@@ -390,6 +411,7 @@ async def test_a_fresh_connection_that_is_closed_is_a_failure(client: Client):
         assert (answer.outcome, server.connections) == (Outcome.CONNECT, 1)
 
 
+@pytest.mark.case(29)
 async def test_a_reset_in_the_middle_of_the_request_is_a_failure(client: Client):
     async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read(1)
@@ -414,48 +436,3 @@ async def test_it_is_not_sent_again_when_an_answer_had_begun(client: Client):
         await client.post(message(server.url))
         answer = await client.post(message(server.url))
         assert (answer.outcome, server.requests) == (Outcome.CONNECT, 2)
-
-
-# Tls
-
-
-@asynccontextmanager
-async def secure_sink():
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(SELF_SIGNED)
-    async with sink(ssl_context=context) as receiver:
-        yield receiver
-
-
-@pytest.mark.filterwarnings("ignore::ResourceWarning")
-async def test_a_certificate_that_nobody_vouches_for_ends_the_attempt(client: Client):
-    async with secure_sink() as receiver:
-        answer = await client.post(message(receiver.url))
-    assert answer.outcome is Outcome.TLS
-    assert "certificate verify failed" in (answer.error or "")
-    assert receiver.posts == []
-
-
-async def test_a_trusted_certificate_of_the_right_host_passes(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv("SSL_CERT_FILE", str(SELF_SIGNED))
-    async with secure_sink() as receiver, opened() as client:
-        assert (await client.post(message(receiver.url))).outcome is Outcome.SUCCESS
-        wrong_host = await client.post(message(receiver.url.replace("127.0.0.1", "localhost")))
-    assert wrong_host.outcome is Outcome.TLS
-    assert len(receiver.posts) == 1
-
-
-async def test_a_server_without_tls_is_not_spoken_to_in_clear(client: Client):
-    heard = bytearray()
-
-    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        heard.extend(await reader.read(1000))
-        writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
-        await writer.drain()
-        await reader.read()
-
-    async with raw_server(talk) as server:
-        answer = await client.post(message(server.url.replace("http:", "https:")))
-        await wait_for(lambda: heard, 2, "a greeting")
-    assert answer.outcome is Outcome.TLS
-    assert b"evt_1" not in heard

@@ -28,6 +28,7 @@ async def test_a_bell_that_does_not_ring_is_waited_for_until_the_poll(monkeypatc
     assert asyncio.get_running_loop().time() - started >= 0.04
 
 
+@pytest.mark.case(8)
 async def test_a_notification_rings_also_after_the_connection_was_lost(
     pool: Pool, database_url: str, monkeypatch: pytest.MonkeyPatch
 ):

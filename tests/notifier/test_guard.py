@@ -16,9 +16,8 @@ from notifier.guard import LOOKUPS_AT_ONCE, BlockedTarget, Guard, Lookup
 from notifier.rules.delivery import Outcome
 from notifier.rules.signing import Message
 from regtest.wait import wait_for
-from tests.notifier.support import SECRET, RawServer, now, raw_server, sink
+from tests.notifier.support import SECRET, RawServer, now, sink
 from tests.watcher.runtime.spellings import FORBIDDEN_HOSTS
-from watcher.runtime import targets
 
 PUBLIC = "1.1.1.1"
 
@@ -49,22 +48,6 @@ async def guarded(guard: Guard, *allow_targets: str) -> AsyncIterator[Client]:
         yield client
 
 
-@pytest.fixture
-async def canary(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[RawServer]:
-    """Hears 127.0.0.0/8 and ::1. Its port is made an ordinary one, so that only the address can be refused."""
-    async with raw_server(host="0.0.0.0") as server:
-        port = int(server.url.split(":")[2].split("/")[0])
-
-        def heard(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            server.connections += 1
-            writer.transport.abort()
-
-        async with await asyncio.start_server(heard, "::1", port):
-            monkeypatch.setattr(targets, "PORTS", frozenset({port}))
-            server.url = f":{port}/hook"
-            yield server
-
-
 @pytest.fixture(scope="module")
 async def client() -> AsyncIterator[Client]:
     """As in production: nothing is opened."""
@@ -72,6 +55,7 @@ async def client() -> AsyncIterator[Client]:
         yield client
 
 
+@pytest.mark.case(33)
 @pytest.mark.parametrize("host", FORBIDDEN_HOSTS)
 async def test_a_stored_url_is_checked_again_when_it_is_sent(client: Client, canary: RawServer, host: str):
     answer = await client.post(post_to(f"http://{host}{canary.url}"))
@@ -79,6 +63,7 @@ async def test_a_stored_url_is_checked_again_when_it_is_sent(client: Client, can
     assert canary.connections == 0
 
 
+@pytest.mark.case(33)
 @pytest.mark.parametrize("host", FORBIDDEN_HOSTS)
 async def test_the_socket_refuses_where_no_url_was_checked(client: Client, canary: RawServer, host: str):
     """The layer below alone: a session that is given the URL as it is."""
@@ -96,6 +81,7 @@ async def test_the_canary_hears_what_the_operator_has_opened(canary: RawServer, 
     await wait_for(lambda: canary.connections, 2, "a connection to the canary")
 
 
+@pytest.mark.case(35)
 @pytest.mark.parametrize(
     "addresses",
     [
@@ -114,12 +100,14 @@ async def test_a_name_with_any_forbidden_address_is_refused(canary: RawServer, a
     assert canary.connections == 0
 
 
+@pytest.mark.case(36)
 @pytest.mark.parametrize("address", [PUBLIC, "2606:4700::1111", "64:ff9b::101:101"])
 async def test_public_addresses_pass_also_through_nat64(address: str):
     (resolved,) = await Guard((), answers(address)).resolve("shop.test", 443)
     assert (resolved["hostname"], resolved["host"], resolved["port"]) == ("shop.test", address, 443)
 
 
+@pytest.mark.case(34)
 async def test_a_name_that_changes_its_answer_reaches_nothing_new(canary: RawServer):
     """Rebinding: the first answer is an opened address, the next one is this machine."""
     opened = "127.0.0.5/32"
@@ -168,10 +156,27 @@ async def test_an_address_is_judged_once_more_at_the_socket():
     opened.close()
 
 
-async def test_a_port_that_is_not_for_the_web_is_refused_at_the_socket():
-    info = socket.getaddrinfo(PUBLIC, 5432, type=socket.SOCK_STREAM)[0]
-    with pytest.raises(BlockedTarget, match="port 5432"):
+@pytest.mark.case(38)
+@pytest.mark.parametrize("port", [22, 5432, 8332, 8480, 18332, 18443, 28332])
+async def test_a_port_that_is_not_for_the_web_is_refused_at_the_socket(port: int):
+    """PostgreSQL, bitcoind and paywatch itself are the usual neighbours."""
+    info = socket.getaddrinfo(PUBLIC, port, type=socket.SOCK_STREAM)[0]
+    with pytest.raises(BlockedTarget, match=f"port {port}"):
         Guard(()).open_socket(info)
+
+
+@pytest.mark.case(39)
+@pytest.mark.parametrize(
+    ("address", "allowed"), [("10.1.2.3", True), ("127.0.0.1", False), ("169.254.169.254", False), ("::1", False)]
+)
+async def test_at_the_socket_too_opening_10_opens_nothing_else(*, address: str, allowed: bool):
+    info = socket.getaddrinfo(address, 443, type=socket.SOCK_STREAM)[0]
+    guard = Guard(("10.0.0.0/8",))
+    if allowed:
+        guard.open_socket(info).close()
+    else:
+        with pytest.raises(BlockedTarget):
+            guard.open_socket(info)
 
 
 async def test_a_name_without_an_address_is_a_dns_failure():

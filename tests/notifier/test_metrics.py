@@ -2,8 +2,8 @@ import aiohttp
 import pytest
 from prometheus_client import REGISTRY
 
-from notifier.metrics import count, result_label
-from notifier.rules.delivery import Answer, Outcome, outcome_of
+from notifier.metrics import count, result_label, set_endpoints
+from notifier.rules.delivery import DISABLED_REASONS, Answer, Outcome, outcome_of
 from regtest.wait import free_port
 from tests.notifier.support import Shop, notifier, now, sink
 
@@ -30,6 +30,17 @@ def test_a_post_is_counted_with_its_duration():
     assert value("attempt_duration_seconds_sum") == pytest.approx(seconds + 0.25)
 
 
+def test_endpoints_are_counted_by_every_reason_there_is():
+    def value(reason: str) -> float | None:
+        return REGISTRY.get_sample_value("paywatch_endpoints_disabled", {"reason": reason})
+
+    set_endpoints({"gone": 2, "retired": 1}, 3)
+    assert [value(reason) for reason in DISABLED_REASONS] == [2, 0, 0, 0, 0, 1]
+    assert REGISTRY.get_sample_value("paywatch_endpoints_failing") == 3
+    set_endpoints({}, 0)
+    assert value("gone") == 0
+
+
 async def test_the_metrics_of_a_running_notifier(shop: Shop, database_url: str):
     port = free_port()
     async with sink() as receiver, notifier(database_url, metrics_port=port), aiohttp.ClientSession() as session:
@@ -42,6 +53,8 @@ async def test_the_metrics_of_a_running_notifier(shop: Shop, database_url: str):
         "paywatch_notification_attempt_duration_seconds_bucket",
         "paywatch_notifications_pending ",
         "paywatch_notification_oldest_pending_age_seconds ",
+        'paywatch_endpoints_disabled{reason="gone"} ',
+        "paywatch_endpoints_failing ",
     ):
         assert f"\n{line}" in text
     assert "evt_" not in text

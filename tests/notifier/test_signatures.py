@@ -58,6 +58,7 @@ async def receiver() -> AsyncIterator[Sink]:
         yield receiver
 
 
+@pytest.mark.case(42, 43)
 async def test_the_bytes_that_are_sent_are_those_that_were_signed_also_in_bangkok(
     shop: Shop, database_url: str, tmp_path: Path
 ):
@@ -86,6 +87,7 @@ async def test_the_bytes_that_are_sent_are_those_that_were_signed_also_in_bangko
         assert abs(int(fields["webhook-timestamp"]) - datetime.now(UTC).timestamp()) < 60
 
 
+@pytest.mark.case(45)
 async def test_a_retry_after_minutes_has_a_new_timestamp_and_the_same_id_and_body(
     shop: Shop, receiver: Sink, database_url: str, monkeypatch: pytest.MonkeyPatch
 ):

@@ -1,6 +1,7 @@
 """Claiming and recording on a real database; what is posted in between is made up."""
 
 import asyncio
+import itertools
 from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
@@ -9,10 +10,13 @@ import asyncpg
 import pytest
 
 from notifier import metrics, store
-from notifier.rules.delivery import Answer, Outcome, outcome_of
+from notifier.retention import prune
+from notifier.rules.delivery import SUSPECT_CRASHES, Answer, News, Outcome, State, Step, outcome_of
 from notifier.rules.schedule import BREAKER_FAILURES
-from notifier.store import Claim, Delivery, Record, Result, Store
+from notifier.store import Claim, Delivery, Expired, Record, Result, Store
 from regtest.wait import wait_for
+from tests.notifier import history
+from tests.notifier.plans import Planned
 from tests.notifier.support import SECRET, Shop, now
 from tests.support import RING
 from watcher.runtime.db import Pool
@@ -42,6 +46,10 @@ async def record(claims: Store, deliveries: Sequence[Delivery], what: Answer | N
 async def claim_one(claims: Store) -> Delivery:
     (delivery,) = (await claims.claim(10, 0)).deliveries
     return delivery
+
+
+def reaped(expired: Sequence[Expired]) -> list[str]:
+    return [one.id for one in expired]
 
 
 def ids(claim: Claim) -> list[str]:
@@ -145,7 +153,7 @@ async def test_an_open_breaker_lets_one_probe_through_when_the_pause_is_over(sho
     assert (await claims.claim(10, 0)).deliveries == []
     await record(claims, [probe])
     assert (await shop.endpoint_row(endpoint_id))["consecutive_failures"] == 0
-    assert len((await claims.claim(10, 0)).deliveries) == 3
+    assert len((await claims.claim(10, 0)).deliveries) == 2  # the ramp has begun
 
 
 async def test_two_notifiers_claim_nothing_twice(shop: Shop, claims: Store):
@@ -323,9 +331,9 @@ async def test_a_late_result_is_logged_and_changes_nothing(shop: Shop, claims: S
     delivery_id = await shop.deliver(await shop.endpoint(URL))
     frozen = await claim_one(claims)
     await let_leases_end(shop)
-    assert await claims.reap() == [delivery_id]
-    (late,) = await record(claims, [frozen])
-    assert late.decision is None
+    assert reaped(await claims.reap()) == [delivery_id]
+    (late,) = await record(claims, [frozen], answer(404))
+    assert (late.decision, late.late_step, late.state) == (None, None, None)
     assert (await shop.delivery(delivery_id))["state"] == "pending"
     second = await claim_one(claims)
     assert second.message.attempt == 2
@@ -335,8 +343,53 @@ async def test_a_late_result_is_logged_and_changes_nothing(shop: Shop, claims: S
     assert (await shop.delivery(delivery_id))["state"] == "delivered"
     logged = [(row["number"], row["outcome"], row["late"]) for row in await shop.attempts(delivery_id)]
     assert logged == [
-        (1, "lost", False), (1, "success", True), (1, "success", True), (2, "success", False), (1, "http", True)
+        (1, "lost", False), (1, "http", True), (1, "success", True), (2, "success", False), (1, "http", True)
     ]  # fmt: skip
+
+
+async def frozen_one(shop: Shop, claims: Store) -> Delivery:
+    """A delivery whose lease was lost while it was being posted."""
+    delivery = await claim_one(claims)
+    await let_leases_end(shop)
+    assert reaped(await claims.reap()) == [delivery.id]
+    return delivery
+
+
+async def test_a_late_success_delivers_what_nobody_is_sending(shop: Shop, claims: Store):
+    endpoint_id, invoice_id = await shop.endpoint(URL), await shop.invoice()
+    head, follower = await shop.deliver_all(endpoint_id, [(invoice_id, 1), (invoice_id, 2)])
+    frozen = await frozen_one(shop, claims)
+    (late,) = await record(claims, [frozen])
+    assert (late.decision, late.late_step, late.state) == (None, Step.ACCEPT_LATE, State.DELIVERED)
+    row, (lost, success) = await shop.delivery(head), await shop.attempts(head)
+    assert (row["state"], row["delivered_at"] is not None, row["crash_count"]) == ("delivered", True, 0)
+    assert ((lost["outcome"], lost["late"]), (success["outcome"], success["late"])) == (
+        ("lost", False), ("success", True),
+    )  # fmt: skip
+    assert (await claim_one(claims)).id == follower
+    assert [one.state for one in await record(claims, [frozen])] == [None]  # once
+
+
+async def test_a_late_success_changes_nothing_that_is_being_sent(shop: Shop, claims: Store):
+    delivery_id = await shop.deliver(await shop.endpoint(URL))
+    frozen = await frozen_one(shop, claims)
+    second = await claim_one(claims)
+    assert [one.state for one in await record(claims, [frozen])] == [None]
+    row = await shop.delivery(delivery_id)
+    assert (row["state"], row["lease_token"]) == ("in_flight", second.lease_token)
+
+
+@pytest.mark.parametrize(
+    "ended", ["state = 'dead', dead_reason = 'poison'", "state = 'cancelled', cancel_reason = 'no longer wanted'"]
+)
+async def test_a_late_success_revives_nothing_that_has_ended(shop: Shop, claims: Store, ended: str):
+    delivery_id = await shop.deliver(await shop.endpoint(URL))
+    delivery = await claim_one(claims)
+    await shop.pool.execute(f"UPDATE delivery SET {ended}, lease_token = NULL, lease_until = NULL")
+    before = await shop.delivery(delivery_id)
+    assert [one.state for one in await record(claims, [delivery])] == [None]
+    assert await shop.delivery(delivery_id) == before
+    assert [row["late"] for row in await shop.attempts(delivery_id)] == [True]
 
 
 async def test_a_record_whose_commit_was_not_heard_of_is_not_logged_twice(shop: Shop, claims: Store):
@@ -397,13 +450,78 @@ async def test_an_answer_from_a_replaced_url_does_not_judge_the_new_one(shop: Sh
     assert (again.id, again.message.url) == (delivery_id, f"{URL}/new")
 
 
-async def test_the_third_blocked_attempt_is_the_last(shop: Shop, claims: Store):
-    delivery_id = await shop.deliver(await shop.endpoint(URL))
+async def test_the_third_blocked_attempt_is_the_last_and_holds_the_others(shop: Shop, claims: Store):
+    endpoint_id = await shop.endpoint(URL, 1)
+    delivery_id = await shop.deliver(endpoint_id)
+    news = []
     for state in ("pending", "pending", "dead"):
-        await record(claims, [await claim_one(claims)], answer(None, Outcome.BLOCKED))
+        news += [one.news for one in await record(claims, [await claim_one(claims)], answer(None, Outcome.BLOCKED))]
         assert (await shop.delivery(delivery_id))["state"] == state
         await shop.make_due()
     assert (await shop.delivery(delivery_id))["dead_reason"] == "blocked_target"
+    assert news == [None, None, News.DISABLED]
+    row = await shop.endpoint_row(endpoint_id)
+    assert (row["status"], row["disabled_reason"]) == ("disabled", "blocked_target")
+    others = await shop.deliver_all(endpoint_id, [(invoice, 1) for invoice in await shop.invoices(2)])
+    assert (await claims.claim(10, 0)).deliveries == []
+    assert {(await shop.delivery(other))["attempts"] for other in others} == {0}
+
+
+async def failed_since(shop: Shop, endpoint_id: int, ago: timedelta) -> None:
+    await shop.pool.execute("UPDATE endpoint SET failing_since = now() - $2::interval WHERE id = $1", endpoint_id, ago)
+    await shop.make_due()
+
+
+async def test_who_fails_for_days_is_warned_of_once_and_disabled_at_the_fifth(shop: Shop, claims: Store):
+    endpoint_id = await shop.endpoint(URL, 1)
+    delivery_id = await shop.deliver(endpoint_id)
+
+    async def failure() -> News | None:
+        (one,) = await record(claims, [await claim_one(claims)], answer(500))
+        return one.news
+
+    assert await failure() is None
+    row = await shop.endpoint_row(endpoint_id)
+    assert timedelta(0) <= await shop.pool.fetchval("SELECT now()") - row["failing_since"] < timedelta(seconds=20)
+    await failed_since(shop, endpoint_id, timedelta(hours=23))
+    assert await failure() is None
+    assert await claims.census() == ({}, 0)
+    await failed_since(shop, endpoint_id, timedelta(hours=25))
+    assert await failure() is News.FAILING
+    assert await claims.census() == ({}, 1)
+    await shop.make_due()
+    assert await failure() is None
+    await failed_since(shop, endpoint_id, timedelta(days=5))
+    assert await failure() is News.DISABLED
+    assert await claims.census() == ({"failing": 1}, 0)
+    row = await shop.endpoint_row(endpoint_id)
+    assert (row["status"], row["disabled_reason"], row["warned"]) == ("disabled", "failing", True)
+    await shop.make_due()
+    assert (await claims.claim(10, 0)).deliveries == []
+    assert (await shop.delivery(delivery_id))["state"] == "pending"
+
+
+async def test_a_success_ends_the_days_of_failing(shop: Shop, claims: Store):
+    endpoint_id = await shop.endpoint(URL)
+    await shop.deliver(endpoint_id)
+    await record(claims, [await claim_one(claims)], answer(404))
+    await failed_since(shop, endpoint_id, timedelta(days=6))
+    await record(claims, [await claim_one(claims)])
+    row = await shop.endpoint_row(endpoint_id)
+    assert (row["failing_since"], row["warned"], row["status"]) == (None, False, "active")
+
+
+async def test_the_cap_grows_with_each_success_after_the_endpoint_was_away(shop: Shop, claims: Store):
+    endpoint_id = await shop.endpoint(URL, 6)
+    await shop.deliver_all(endpoint_id, [(invoice, 1) for invoice in await shop.invoices(20)])
+    await shop.pool.execute("UPDATE endpoint SET ramp = 1")
+    under_way: list[Delivery] = []
+    seen = []
+    for _ in range(4):
+        under_way += (await claims.claim(20, 0)).deliveries
+        seen.append((len(under_way), (await shop.endpoint_row(endpoint_id))["ramp"]))
+        await record(claims, [under_way.pop()])
+    assert seen == [(1, 1), (2, 2), (4, 4), (6, None)]
 
 
 async def test_retry_after_pauses_the_endpoint_for_all_its_deliveries(shop: Shop, claims: Store):
@@ -435,9 +553,9 @@ async def test_only_expired_leases_are_taken_back(shop: Shop, claims: Store):
     await claim_one(claims)
     assert await claims.reap() == []
     await let_leases_end(shop)
-    assert await claims.reap() == [delivery_id]
+    assert reaped(await claims.reap()) == [delivery_id]
     row, (attempt,) = await shop.delivery(delivery_id), await shop.attempts(delivery_id)
-    assert (row["state"], row["attempts"], row["lease_token"]) == ("pending", 1, None)
+    assert (row["state"], row["attempts"], row["lease_token"], row["crash_count"]) == ("pending", 1, None, 1)
     assert (attempt["outcome"], attempt["number"]) == ("lost", 1)
     assert attempt["error"] == "the notifier ended before the answer came"
     assert (await claim_one(claims)).message.attempt == 2
@@ -463,6 +581,104 @@ async def test_the_backlog_is_what_is_not_finished(shop: Shop, claims: Store):
     assert 100 <= oldest_seconds < 110
 
 
+# Poison
+
+
+async def crash(shop: Shop, claims: Store) -> list[Expired]:
+    """The notifier ends, and what it had is taken back."""
+    await let_leases_end(shop)
+    return await claims.reap()
+
+
+async def test_the_fifth_crash_in_a_row_condemns(shop: Shop, claims: Store):
+    endpoint_id, invoice_id = await shop.endpoint(URL), await shop.invoice()
+    delivery_id, follower = await shop.deliver_all(endpoint_id, [(invoice_id, 1), (invoice_id, 2)])
+    for number in range(1, 6):
+        await claim_one(claims)
+        (expired,) = await crash(shop, claims)
+        assert (expired.id, expired.crashes, expired.is_dead) == (delivery_id, number, number == 5)
+    row = await shop.delivery(delivery_id)
+    assert (row["state"], row["dead_reason"], row["attempts"], row["lease_token"]) == ("dead", "poison", 5, None)
+    assert [row["outcome"] for row in await shop.attempts(delivery_id)] == ["lost"] * 5
+    assert (await claim_one(claims)).id == follower
+    assert (await shop.endpoint_row(endpoint_id))["failing_since"] is None
+
+
+@pytest.mark.parametrize("is_late", [False, True])
+async def test_any_answer_shows_that_a_delivery_ends_no_notifier(shop: Shop, claims: Store, *, is_late: bool):
+    delivery_id = await shop.deliver(await shop.endpoint(URL))
+    for _ in range(4):
+        await claim_one(claims)
+        await crash(shop, claims)
+    delivery = await claim_one(claims)
+    if is_late:
+        await shop.pool.execute("UPDATE delivery SET lease_token = gen_random_uuid()")
+    await record(claims, [delivery], answer(500))
+    row = await shop.delivery(delivery_id)
+    assert (row["state"], row["crash_count"]) == ("in_flight" if is_late else "pending", 0)
+
+
+async def test_of_suspects_one_is_in_flight_at_a_time(shop: Shop, claims: Store):
+    suspects = [await shop.deliver(await shop.endpoint(f"{URL}/{number % 2}/{number}")) for number in range(4)]
+    await shop.pool.execute("UPDATE delivery SET crash_count = $1", SUSPECT_CRASHES)
+    fresh = await shop.deliver(await shop.endpoint(f"{URL}/fresh"))
+    seen = []
+    for number in range(4):
+        claim = await claims.claim(10, 0)
+        (suspect,) = [delivery for delivery in claim.deliveries if delivery.id != fresh]
+        assert (fresh in ids(claim)) == (number == 0)
+        assert (await claims.claim(10, 0)).deliveries == []
+        await record(claims, [suspect])
+        seen.append(suspect.id)
+    assert sorted(seen) == sorted(suspects)
+
+
+async def test_a_suspect_holds_up_nothing_else_of_its_endpoint(shop: Shop, claims: Store):
+    endpoint_id = await shop.endpoint(URL, 2)
+    await shop.deliver_all(endpoint_id, [(invoice, 1) for invoice in await shop.invoices(5)])
+    await shop.pool.execute("UPDATE delivery SET crash_count = $1", SUSPECT_CRASHES)
+    others = await shop.deliver_all(endpoint_id, [(invoice, 1) for invoice in await shop.invoices(2)])
+    claimed = ids(await claims.claim(10, 0))
+    assert len(claimed) == 2
+    assert len(set(claimed) & set(others)) == 1
+
+
+async def test_a_suspect_that_must_wait_for_its_turn_lets_the_next_one_go(shop: Shop, claims: Store):
+    """The oldest suspect is of a disabled endpoint, the second one waits for an earlier event, also a suspect."""
+    disabled, endpoint_id = [await shop.endpoint(f"{URL}/{number}") for number in range(2)]
+    held = await shop.deliver(disabled)
+    await shop.pool.execute("UPDATE endpoint SET status = 'disabled', disabled_reason = 'gone' WHERE id = $1", disabled)
+    invoice_id = await shop.invoice()
+    head, follower = await shop.deliver_all(endpoint_id, [(invoice_id, 1), (invoice_id, 2)])
+    await shop.pool.execute("UPDATE delivery SET crash_count = $1", SUSPECT_CRASHES)
+    for seconds, delivery_id in ((3, held), (2, follower), (1, head)):
+        await shop.pool.execute(
+            "UPDATE delivery SET next_attempt_at = now() - make_interval(secs => $2) WHERE id = $1",
+            delivery_id, float(seconds),
+        )  # fmt: skip
+    assert (await claim_one(claims)).id == head
+
+
+async def test_two_notifiers_do_not_send_two_suspects_at_once(shop: Shop, claims: Store):
+    """The unique index says no to the second; its claim is repeated, and has what is no suspect."""
+    first, second = [await shop.deliver(await shop.endpoint(f"{URL}/{number}")) for number in range(2)]
+    await shop.pool.execute("UPDATE delivery SET crash_count = $1", SUSPECT_CRASHES)
+    fresh = await shop.deliver(await shop.endpoint(f"{URL}/fresh"))
+    async with shop.pool.acquire() as other:
+        transaction = other.transaction()
+        await transaction.start()
+        await other.execute(
+            """UPDATE delivery SET state = 'in_flight', lease_token = gen_random_uuid(),
+               lease_until = now() + interval '1 h' WHERE id = $1""",
+            second,
+        )
+        claiming = asyncio.create_task(claims.claim(10, 0))
+        await until_waiting_for_a_lock(shop)
+        await transaction.commit()
+    assert ids(await claiming) == [fresh]
+    assert (await shop.delivery(first))["state"] == "pending"
+
+
 # Limits
 
 
@@ -481,28 +697,76 @@ async def test_a_connection_that_dies_in_a_statement_is_transient(shop: Shop, cl
     assert len((await claims.claim(1, 0)).deliveries) == 1
 
 
-async def plan(pool: Pool, query: str, *values: str) -> str:
-    for number, value in reversed(list(enumerate(values, start=1))):
-        query = query.replace(f"${number}", value)
-    return "\n".join(row[0] for row in await pool.fetch("EXPLAIN " + query))
+BIG = {"delivery", "attempt", "event", "invoice"}
 
 
-async def test_claiming_and_reaping_never_scan_the_table(shop: Shop, claims: Store):
-    """40 endpoints, 4,000 pending and many more finished deliveries."""
-    for number in range(40):
-        endpoint_id = await shop.endpoint(f"{URL}/{number}")
-        await shop.deliver_all(endpoint_id, [(invoice, 1) for invoice in await shop.invoices(100)])
-    await shop.pool.execute(
-        """UPDATE delivery SET state = 'delivered', delivered_at = now() WHERE endpoint_id % 2 = 0"""
-    )
-    await shop.pool.execute("VACUUM ANALYZE delivery")
-    claim = await plan(
-        shop.pool, store._CLAIM, "0", "64", "20.0", str(store.ENDPOINTS_PER_CLAIM), "5", str(store.SHARE_MIN)
-    )
-    reap = await plan(shop.pool, store._REAP, "1000", "interval '35 min'", "20.0", "'lost'", "'x'")
-    for text in (claim, reap):
-        assert "Seq Scan on delivery" not in text, text
-    assert "delivery_due" in claim
+async def plans_at_scale(shop: Shop, finished: int, followers: int, endpoints: int) -> None:
+    """Claim, release, record of every kind, reap, count and prune read no big table from end to end."""
+    endpoint_ids = await history.endpoints(shop, endpoints)
+    await history.add_finished(shop, endpoint_ids, finished)
+    await history.add_followers(shop, endpoint_ids[:10], followers)
+    await history.add_due(shop, endpoint_ids, 10 * endpoints)
+    await history.settle(shop)
+    pool = Planned(shop.pool)
+    claims = Store(pool, LEASE_SECONDS, RING)
+    claim = await claims.claim(64, 0, [endpoint_ids[0]])
+    assert len(claim.deliveries) == 64
+    await claims.release(claim.deliveries[:8])
+    answers = [answer(200), answer(500), answer(None, Outcome.TIMEOUT), answer(None, Outcome.BLOCKED), answer(410)]
+    some = zip(claim.deliveries[8:60], itertools.cycle(answers), strict=False)
+    await claims.record([Result(delivery, what) for delivery, what in some], no_jitter)
+    await let_leases_end(shop)
+    assert len(await claims.reap()) == 4
+    assert (await claims.backlog())[0] > followers
+    await prune(pool, timedelta(days=90), asyncio.Event())
+    assert [(kind, name) for kind, name in pool.nodes if kind == "Seq Scan" and name in BIG] == []
+    used = {name for kind, name in pool.nodes if "Index" in kind}
+    assert used >= {"delivery_due", "delivery_open", "delivery_lease", "delivery_pkey", "attempt_pkey"}
+
+
+@pytest.mark.case(19, 21)
+async def test_no_statement_scans_a_table(shop: Shop):
+    await plans_at_scale(shop, finished=20_000, followers=1_000, endpoints=50)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(900)
+async def test_no_statement_scans_a_table_of_a_million_rows(shop: Shop):
+    await plans_at_scale(shop, finished=1_000_000, followers=100_000, endpoints=5_000)
+
+
+async def test_endpoints_that_are_left_out_are_not_claimed(shop: Shop, claims: Store):
+    one, other = await shop.endpoint(f"{URL}/1"), await shop.endpoint(f"{URL}/2")
+    await shop.deliver(one)
+    expected = await shop.deliver(other)
+    claim = await claims.claim(10, 0, [one])
+    assert (ids(claim), claim.next_cursor) == ([expected], 0)
+    assert len((await claims.claim(10, 0)).deliveries) == 1
+
+
+# Release
+
+
+async def test_a_released_delivery_is_as_if_it_had_never_been_claimed(shop: Shop, claims: Store):
+    endpoint_id, invoice_id = await shop.endpoint(URL), await shop.invoice()
+    first, second = await shop.deliver_all(endpoint_id, [(invoice_id, n) for n in (1, 2)])
+    before = [dict(await shop.delivery(one)) for one in (first, second)]
+    delivery = await claim_one(claims)
+    await claims.release([delivery])
+    assert [dict(await shop.delivery(one)) for one in (first, second)] == before
+    again = await claim_one(claims)
+    assert (again.id, again.message.attempt) == (first, 1)
+
+
+async def test_a_release_after_the_lease_was_lost_changes_nothing(shop: Shop, claims: Store):
+    await shop.deliver(await shop.endpoint(URL))
+    lost = await claim_one(claims)
+    await let_leases_end(shop)
+    await claims.reap()
+    second = await claim_one(claims)
+    await claims.release([lost])
+    row = await shop.delivery(lost.id)
+    assert (row["state"], row["attempts"], row["lease_token"]) == ("in_flight", 2, second.lease_token)
 
 
 async def test_an_asyncpg_error_that_is_a_bug_is_not_hidden(claims: Store):

@@ -26,6 +26,7 @@ from tests.notifier.support import (
     now,
     process,
     raw_server,
+    settings,
     sink,
 )
 from watcher.runtime.db import Pool
@@ -57,6 +58,7 @@ async def test_an_event_leaves_with_the_ring_of_its_commit(
             await receiver.until(count)
 
 
+@pytest.mark.case(22, 42)
 @pytest.mark.usefixtures("running")
 async def test_the_bytes_are_those_of_the_event_on_every_attempt(shop: Shop, receiver: Sink):
     body = '{"description": "Grüße \u2028 \U0001f600", "n": 1.10}'.encode()
@@ -72,6 +74,7 @@ async def test_the_bytes_are_those_of_the_event_on_every_attempt(shop: Shop, rec
     assert outcomes == [("http", 500), ("http", 301), ("success", 200)]
 
 
+@pytest.mark.case(45)
 async def test_a_retry_is_signed_anew(shop: Shop, receiver: Sink, database_url: str, monkeypatch: pytest.MonkeyPatch):
     """Ten minutes later: another timestamp, the same id, and it verifies at that time."""
     clock = [datetime.fromtimestamp(1_795_164_165, now().tzinfo)]
@@ -97,6 +100,7 @@ async def test_a_retry_is_signed_anew(shop: Shop, receiver: Sink, database_url: 
         assert post.headers["webhook-signature"] == sign(post.id, timestamp, post.body, [SECRET])
 
 
+@pytest.mark.case(44)
 @pytest.mark.usefixtures("running")
 async def test_a_rotation_of_the_secret(shop: Shop, receiver: Sink):
     """Both keys while the old one is valid, only the new one after, and at once when it is revoked."""
@@ -115,6 +119,7 @@ async def test_a_rotation_of_the_secret(shop: Shop, receiver: Sink):
     assert len(after.headers["webhook-signature"].split()) == 1
 
 
+@pytest.mark.case(52)
 @pytest.mark.usefixtures("running")
 async def test_the_next_attempt_goes_to_the_new_url(shop: Shop, receiver: Sink):
     endpoint_id = await shop.endpoint(receiver.url)
@@ -129,6 +134,7 @@ async def test_the_next_attempt_goes_to_the_new_url(shop: Shop, receiver: Sink):
     assert len(receiver.posts) == 1
 
 
+@pytest.mark.case(52)
 @pytest.mark.usefixtures("running")
 async def test_a_url_that_was_edited_to_point_inside_is_blocked_and_given_up(shop: Shop):
     async with raw_server() as canary:
@@ -142,6 +148,7 @@ async def test_a_url_that_was_edited_to_point_inside_is_blocked_and_given_up(sho
     assert {row["outcome"] for row in await shop.attempts(delivery_id)} == {"blocked"}
 
 
+@pytest.mark.case(6)
 @pytest.mark.usefixtures("running")
 async def test_a_transaction_that_rolls_back_sends_nothing(shop: Shop, receiver: Sink):
     endpoint_id = await shop.endpoint(receiver.url)
@@ -164,6 +171,7 @@ async def test_a_transaction_that_rolls_back_sends_nothing(shop: Shop, receiver:
     assert len(set(receiver.ids())) == 2
 
 
+@pytest.mark.case(16)
 @pytest.mark.usefixtures("running")
 async def test_a_failing_event_holds_up_its_invoice_and_no_other(shop: Shop, receiver: Sink):
     failing, other = await shop.invoices(2)
@@ -187,6 +195,7 @@ async def test_a_failing_event_holds_up_its_invoice_and_no_other(shop: Shop, rec
     assert [sequence for _, sequence in arrived] == [1, 9, 1, 1, 2, 3]
 
 
+@pytest.mark.case(17)
 @pytest.mark.usefixtures("running")
 async def test_followers_pass_an_event_that_always_fails_after_the_bound(shop: Shop, receiver: Sink):
     async def refuses_the_first(request: web.Request) -> web.Response:
@@ -212,6 +221,7 @@ async def test_followers_pass_an_event_that_always_fails_after_the_bound(shop: S
     assert [json.loads(post.body)["sequence"] for post in receiver.posts] == [1, 2, 3]
 
 
+@pytest.mark.case(20)
 async def test_a_cap_holds_for_one_notifier_and_nearly_for_two(shop: Shop, receiver: Sink, database_url: str):
     async def slow(_request: web.Request) -> web.Response:
         await asyncio.sleep(0.01)  # the pace of a slow receiver
@@ -240,6 +250,7 @@ async def seconds_for_the_healthy(shop: Shop, receiver: Sink, healthy: list[int]
     return posts[-1].at - started
 
 
+@pytest.mark.case(13)
 async def test_a_hanging_endpoint_with_a_backlog_costs_the_others_nothing(
     shop: Shop, receiver: Sink, database_url: str
 ):
@@ -257,16 +268,88 @@ async def test_a_hanging_endpoint_with_a_backlog_costs_the_others_nothing(
     assert beside < 2 * alone + 0.5  # and not the 20 seconds that a POST to the hanging one takes
 
 
-async def test_fifty_hanging_endpoints_leave_connections_for_the_others(shop: Shop, receiver: Sink, database_url: str):
-    gate = asyncio.Event()
-    async with sink(gated(gate)) as hanging, notifier(database_url, delivery_slots=250, delivery_timeout_seconds=20):
-        for number in range(50):
-            some = [(invoice, 1) for invoice in await shop.invoices(4)]
-            await shop.deliver_all(await shop.endpoint(f"{hanging.url}/{number}"), some)
-        await hanging.until(200, 20)
-        delivery_id = await shop.deliver(await shop.endpoint(receiver.url))
-        await shop.until(delivery_id, "delivered")
+async def hang_all(shop: Shop, hanging: Sink, endpoints: int) -> None:
+    for number in range(endpoints):
+        some = [(invoice, 1) for invoice in await shop.invoices(8)]
+        await shop.deliver_all(await shop.endpoint(f"{hanging.url}/{number}"), some)
+
+
+async def deliver_to_healthy(shop: Shop, receiver: Sink, each: int) -> None:
+    """To ten endpoints, and wait until all is recorded."""
+    for number in range(10):
+        some = [(invoice, 1) for invoice in await shop.invoices(each)]
+        await shop.deliver_all(await shop.endpoint(f"{receiver.url}/{number}"), some)
+    await shop.until_all("delivered", 10 * each)
+
+
+@pytest.mark.case(14)
+async def test_fifty_hanging_endpoints_hold_no_slots(shop: Shop, receiver: Sink, database_url: str):
+    """200 POSTs hang, three times as many as there are slots; all others are done while every one of them hangs."""
+    hangs = sink(gated(asyncio.Event()))
+    async with hangs as hanging, notifier(database_url, delivery_timeout_seconds=60) as running:
+        await hang_all(shop, hanging, 50)
+        await hanging.until(200, 40)
+        await deliver_to_healthy(shop, receiver, 20)
+        assert hanging.under_way == len(hanging.posts) == 200
+        running.cancel()
+    assert await shop.pool.fetchval("SELECT count(*) FROM attempt") == 200
+
+
+async def test_hanging_endpoints_leave_half_of_all_posts_to_the_others(
+    shop: Shop, receiver: Sink, database_url: str, monkeypatch: pytest.MonkeyPatch
+):
+    """Two slots, hence 32 POSTs at the most; 80 would hang if they could."""
+    monkeypatch.setattr("notifier.worker.SLOW_SECONDS", 0.2)
+    hangs = sink(gated(asyncio.Event()))
+    options = {"delivery_timeout_seconds": 60, "delivery_slots": 2}
+    async with hangs as hanging, notifier(database_url, **options) as running:
+        await hang_all(shop, hanging, 20)
+        await hanging.until(16, 40)
+        await deliver_to_healthy(shop, receiver, 20)
+        assert 16 <= hanging.under_way < 32
+        running.cancel()
+
+
+async def test_what_was_claimed_ahead_is_released_at_once_when_it_stops(
+    shop: Shop, receiver: Sink, database_url: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("notifier.worker.SLOW_SECONDS", 60)  # no slot is given back meanwhile
+    gate, stop = asyncio.Event(), asyncio.Event()
+    receiver.behaviour = gated(gate)
+    deliveries = await shop.deliver_all(await shop.endpoint(receiver.url, 10), [(i, 1) for i in await shop.invoices(9)])
+    async with asyncio.TaskGroup() as group:
+        group.create_task(app.serve(settings(database_url, delivery_slots=3, delivery_timeout_seconds=60), stop))
+        await receiver.until(3)
+        await shop.until_all("in_flight", 6)
+        stop.set()
+        await shop.until_all("pending", 6)
+        assert await shop.count("in_flight") == receiver.under_way == 3
         gate.set()
+    rows = [await shop.delivery(delivery) for delivery in deliveries]
+    assert sorted((row["state"], row["attempts"]) for row in rows) == [("delivered", 1)] * 3 + [("pending", 0)] * 6
+    assert len(receiver.posts) == 3
+
+
+async def test_what_waited_too_long_is_claimed_again(
+    shop: Shop, receiver: Sink, database_url: str, monkeypatch: pytest.MonkeyPatch
+):
+    """All wait too long until the first are released; that attempt was none."""
+    release = Store.release
+    released: list[tuple[str, int]] = []
+
+    async def then_in_time(self, deliveries):
+        await release(self, deliveries)
+        released.extend([(row["state"], row["attempts"]) for row in await shop.pool.fetch("SELECT * FROM delivery")])
+        monkeypatch.setattr("notifier.slots.START_SECONDS", 60)
+
+    monkeypatch.setattr("notifier.slots.START_SECONDS", -1)
+    monkeypatch.setattr(Store, "release", then_in_time)
+    delivery_id = await shop.deliver(await shop.endpoint(receiver.url))
+    async with notifier(database_url):
+        await shop.until(delivery_id, "delivered")
+    assert released == [("pending", 0)]
+    assert [row["number"] for row in await shop.attempts(delivery_id)] == [1]
+    assert receiver.posts[0].headers["x-paywatch-attempt"] == "1"
 
 
 @pytest.mark.usefixtures("running")
@@ -287,6 +370,7 @@ async def test_503_with_retry_after_pauses_the_endpoint_and_then_goes_on(shop: S
     assert len(receiver.posts) == 21
 
 
+@pytest.mark.case(48)
 @pytest.mark.usefixtures("running")
 async def test_an_open_breaker_uses_up_no_attempts_and_probes_once(shop: Shop, receiver: Sink):
     receiver.behaviour = hanging_up
@@ -310,6 +394,7 @@ async def test_an_open_breaker_uses_up_no_attempts_and_probes_once(shop: Shop, r
     assert await failed(0)
 
 
+@pytest.mark.case(23)
 @pytest.mark.usefixtures("running")
 async def test_410_disables_and_holds(shop: Shop, receiver: Sink):
     receiver.behaviour = answering(410)
@@ -327,6 +412,7 @@ async def test_410_disables_and_holds(shop: Shop, receiver: Sink):
     assert len(receiver.posts) == 4
 
 
+@pytest.mark.case(8)
 @pytest.mark.usefixtures("running")
 async def test_without_the_doorbell_events_leave_by_the_poll(shop: Shop, receiver: Sink, pool: Pool):
     endpoint_id = await shop.endpoint(receiver.url)
@@ -411,6 +497,7 @@ async def test_leases_are_not_reaped_while_answers_wait(
     assert [row["outcome"] for row in await shop.attempts(delivery_id)] == ["success"]
 
 
+@pytest.mark.case(47)
 async def test_one_line_for_each_attempt_and_no_secret_anywhere(
     shop: Shop, receiver: Sink, database_url: str, tmp_path: Path
 ):

@@ -3,6 +3,8 @@
 import asyncio
 import base64
 import json
+import os
+import re
 import signal
 import sys
 from collections.abc import AsyncIterator
@@ -12,6 +14,7 @@ import aiohttp
 import pytest
 from standardwebhooks import Webhook
 
+from notifier.rules.verification import examine, parse_request
 from regtest.received import Request
 from regtest.sink import Behaviour, Sink, line_of
 from regtest.wait import WaitTimeout
@@ -128,12 +131,20 @@ class TestVerification:
         await post(http, sink, "/hook/b")
         assert [request.verified for request in sink.requests()] == [None, True]
 
-    @pytest.mark.parametrize("secret", ["", "whsec_", "whsec_%%%é"])
+    @pytest.mark.parametrize(
+        "secret", ["", "whsec_", "whsec_%%%é", "whsec_%%%%" + SECRET[6:], SECRET[6:], SECRET[:-4], SECRET + "\n"]
+    )
     async def test_a_useless_secret_is_refused_and_not_repeated(self, http, sink, secret):
         status, text = await call(http, sink, "POST", "/secrets", {"secret": secret})
         assert status == 400
         assert "not a webhook secret" in text
         assert "%%%" not in text
+        assert SECRET[6:20] not in text
+
+    def test_one_that_is_given_at_the_start_too(self):
+        with pytest.raises(Misconfigured, match="not one of webhooks") as refused:
+            Sink(secrets=[SECRET, SECRET[:-4]])
+        assert SECRET[6:20] not in repr(refused.getrepr())
 
 
 async def call(http, sink, method, path, body=None) -> tuple[int, str]:
@@ -237,13 +248,47 @@ class TestListing:
         await post(http, sink, headers=signed(event(), "evt_2"))
         assert [request.webhook_id for request in await sink.wait(2, invoice_id="inv_1")] == ["evt_1", "evt_2"]
 
-    async def test_it_explains_itself(self, http, sink):
-        assert "/behaviour" in (await call(http, sink, "GET", "/"))[1]
+    async def test_it_explains_itself_with_its_own_address(self, http, sink):
+        status, text = await call(http, sink, "GET", "/")
+        assert status == 200
+        for verb in ("-d", "-X DELETE"):
+            assert f"{sink.url}/behaviour" in text[text.index(verb) :]
+
+    async def test_what_it_explains_is_understood(self, http, sink):
+        text = (await call(http, sink, "GET", "/"))[1]
+        examples = re.findall(r"curl -d '(.*)' \S+(/\w+)", text)
+        assert len(examples) == 9
+        for example, path in examples:
+            body = json.loads(example.replace("whsec_...", SECRET).replace("http://...", sink.url))
+            assert (await call(http, sink, "POST", path, body))[0] == 204
+
+    async def test_one_is_shown_as_it_came(self, http, sink):
+        body = event() + b"\r\n\xff\x00"
+        await post(http, sink, "/hook/a", body, headers={"webhook-id": "evt_1", "x-text": "Gr\u00fc\u00dfe"})
+        async with http.get(f"{sink.url}/requests/1") as response:
+            head, _, shown = (await response.read()).partition(b"\r\n\r\n")
+        assert shown == body
+        lines = head.decode().split("\r\n")
+        assert lines[0] == "POST /hook/a HTTP/1.1"
+        assert {"webhook-id: evt_1", "x-text: Gr\u00fc\u00dfe", f"content-length: {len(body)}"} <= {*lines}
+        assert (await call(http, sink, "GET", "/requests/2"))[0] == 404
+
+    async def test_one_that_is_shown_can_be_verified(self, http, sink):
+        await post(http, sink)
+        async with http.get(f"{sink.url}/requests/1") as response:
+            received, notes = parse_request(await response.read())
+        findings = examine(received, [SECRET], datetime.now(UTC).timestamp())
+        assert ([one.ok for one in findings], notes) == ([True] * 4, [])
 
     async def test_a_line_for_people(self, http, sink):
         sink.trust(OTHER)
         await post(http, sink)
-        assert "/hook/a invoice.confirmed inv_1 WRONG SIGNATURE -> 200" in line_of(sink.requests()[0])
+        assert " 1 /hook/a invoice.confirmed inv_1 WRONG SIGNATURE -> 200" in line_of(sink.requests()[0])
+
+    async def test_a_line_names_the_attempt_and_stays_one(self, http, sink):
+        body = json.dumps({"type": "a\x1b[1m\nb"}).encode()
+        await post(http, sink, "/hook", body, headers={"x-paywatch-attempt": "3"})
+        assert line_of(sink.requests()[0])[9:] == "1 /hook a\ufffd[1m\ufffdb  no secret known (attempt 3) -> 200"
 
 
 async def test_with_a_journal_it_goes_on_where_it_was(http, tmp_path):
@@ -259,6 +304,11 @@ async def test_with_a_journal_it_goes_on_where_it_was(http, tmp_path):
     assert journal.stat().st_mode & 0o777 == 0o600
 
 
+async def test_a_journal_that_cannot_be_kept_is_told(tmp_path):
+    with pytest.raises(Misconfigured, match=r"cannot keep its journal .*: No such file or directory"):
+        await Sink(journal=tmp_path / "nowhere" / "sink.jsonl").start()
+
+
 async def test_a_taken_port_is_told(sink):
     port = int(sink.url.rpartition(":")[2])
     with pytest.raises(Misconfigured, match=f"port {port}"):
@@ -267,8 +317,9 @@ async def test_a_taken_port_is_told(sink):
 
 async def test_as_a_process_it_says_where_it_is_and_ends_when_told(http):
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "watcher.cli", "sink", "--secret", SECRET, stdout=asyncio.subprocess.PIPE
-    )
+        sys.executable, "-m", "watcher.cli", "sink", stdout=asyncio.subprocess.PIPE,
+        env=os.environ | {"PAYWATCH_WEBHOOK_SECRET": SECRET},
+    )  # fmt: skip
     try:
         url = (await asyncio.wait_for(process.stdout.readline(), 20)).split()[0].decode()
         async with http.post(url, data=event(), headers=signed(event())) as response:

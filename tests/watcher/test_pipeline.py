@@ -40,6 +40,7 @@ async def everything(pool: Pool, *but: str) -> dict[str, list[Any]]:
 # What applies, and what does not
 
 
+@pytest.mark.case(7)
 async def test_a_block_is_taken_once(world: World):
     invoice = await world.invoice()
     world.mine(await world.tx("A", (invoice, DUE)))
@@ -51,6 +52,7 @@ async def test_a_block_is_taken_once(world: World):
     assert await everything(world.pool) == before
 
 
+@pytest.mark.case(7)
 async def test_a_change_of_the_mempool_told_again_changes_nothing(world: World):
     first, second = await world.invoice(), await world.invoice(confirmations=1)
     world.send(await world.tx("A", (first, DUE)), await world.tx("B", (second, DUE - 1)))
@@ -83,6 +85,7 @@ async def test_a_change_from_another_tip_writes_nothing(world: World):
     assert await everything(world.pool) == before
 
 
+@pytest.mark.case(6)
 async def test_a_connection_that_ends_within_leaves_nothing(world: World, database_url: str):
     """The project's row is taken late, after facts, statuses and ledger; there the change waits, and there it ends."""
     invoice = await world.invoice()

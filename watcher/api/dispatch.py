@@ -186,6 +186,7 @@ def call_of(
 _OBJECTS = {
     "projects": "project", "invoices": "invoice", "anomalies": "exception", "deliveries": "delivery",
     "webhook-secrets": "webhook secret",
+    "endpoints": "endpoint",
 }  # fmt: skip
 
 

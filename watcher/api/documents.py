@@ -13,6 +13,7 @@ from watcher.rules.report import Line
 from watcher.rules.timeline import sentence
 from watcher.rules.types import TxState
 from watcher.runtime.db import Row
+from watcher.runtime.ids import numbered_id
 from watcher.store.projects import Project
 from watcher.store.webhook_secrets import WebhookSecret
 
@@ -31,6 +32,7 @@ def project(project: Project, *, to_operator: bool) -> dict[str, Any]:
         "currency": project.currency,
         "notificationUrl": project.notification_url,
         "notificationUrlStatus": project.endpoint_status,
+        "notificationUrlDisabledReason": disabled_reason(project.endpoint_disabled_reason, to_operator=to_operator),
         "descriptor": project.descriptor if to_operator else None,
         "confirmationPolicy": _policy(project.policy, project.currency),
         "tolerance": _tolerance(project.policy.tolerance),
@@ -192,6 +194,7 @@ def delivery(row: Row, attempts: Sequence[Row]) -> dict[str, Any]:
         "createdAt": time_text(row["created_at"]),
         "deliveredAt": time_text(row["delivered_at"]) if row["delivered_at"] else None,
         "deadReason": row["dead_reason"],
+        "cancelReason": row["cancel_reason"],
         "replayOf": row["replay_of"],
     }
 
@@ -209,3 +212,26 @@ def _attempt(row: Row) -> dict[str, Any]:
         "body": head.decode(errors="replace") if head is not None else None,
         "late": row["late"],
     }
+
+
+def endpoint(row: Row, *, to_operator: bool) -> dict[str, Any]:
+    """An endpoint."""
+    return {
+        "id": numbered_id("end", row["id"]),
+        "projectId": row["project_id"],
+        "url": row["url"],
+        "default": row["is_default"],
+        "status": row["status"],
+        "disabledReason": disabled_reason(row["disabled_reason"], to_operator=to_operator),
+        "failingSince": time_text(row["failing_since"]) if row["failing_since"] else None,
+        "pausedUntil": time_text(row["paused_until"]) if row["paused_until"] else None,
+        "consecutiveFailures": row["consecutive_failures"],
+        "maxInFlight": row["max_in_flight"],
+        "waiting": row["waiting"],
+        "held": row["status"] == "disabled" and row["waiting"] > 0,
+    }
+
+
+def disabled_reason(reason: str | None, *, to_operator: bool) -> str | None:
+    """Why an endpoint is disabled; only operators learn that it is inside, which would tell what listens there."""
+    return "failing" if reason == "blocked_target" and not to_operator else reason

@@ -23,7 +23,7 @@ from watcher.rules.record import Invoice, Quote
 from watcher.rules.types import Terms
 from watcher.runtime.db import Connection
 from watcher.runtime.ids import new_id
-from watcher.runtime.targets import check_url
+from watcher.runtime.targets import check_notification_url
 from watcher.store import descriptors, events, invoices, projects, records
 from watcher.store.projects import Project
 
@@ -69,7 +69,7 @@ async def _new(call: Call[NewInvoice, Nothing], project: Project) -> invoices.Ne
     _check_metadata(body.metadata or {})
     if body.notification_url is not None:
         with about("notificationUrl"):
-            check_url(body.notification_url, settings.allow_http_targets, settings.allow_targets)
+            check_notification_url(body.notification_url, settings)
     project_quote = await _project_quote(call, project, quote)
     required = _required(call, project, amount_due_sat, project_quote)
     return invoices.NewInvoice(

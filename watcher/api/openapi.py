@@ -10,7 +10,7 @@ from watcher.api.dispatch import JSON, Route
 from watcher.api.errors import CONTENT_TYPE
 from watcher.api.routes import BASE, ROUTES
 from watcher.api.schemas import answers
-from watcher.api.schemas.base import ID, OUTPOINT, Model
+from watcher.api.schemas.base import ENDPOINT, ID, OUTPOINT, Model
 from watcher.api.schemas.requests import Nothing
 from watcher.api.tables import CSV
 from watcher.runtime.metrics import paywatch_version
@@ -56,6 +56,7 @@ WEBHOOK_HEADERS = {
 IDS = {
     "projects": f"^prj_{ID}$", "invoices": f"^inv_{ID}$", "deliveries": f"^dlv_{ID}$", "anomalies": f"^{OUTPOINT}$",
     "webhook-secrets": f"^sec_{ID}$",
+    "endpoints": ENDPOINT,
 }  # fmt: skip
 
 Json = dict[str, Any]

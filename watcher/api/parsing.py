@@ -11,6 +11,7 @@ from watcher.api.errors import Problem, bad_request, unprocessable
 from watcher.api.schemas.base import (
     AMOUNT,
     AMOUNT_SENTENCE,
+    ENDPOINT,
     ID,
     ID_PREFIXES,
     NO_NUL,
@@ -95,6 +96,7 @@ SENTENCES = {
     f"^{OUTPOINT}$": "write a txid of 64 hexadecimal digits in lower case, a colon and the output's number, such as "
     f"{'a1' * 32}:0",
     POSITION: "write digits alone, such as 1042",
+    ENDPOINT: "write the endpoint's id, as a delivery has it",
     **{f"^{prefix}_{ID}$": f"write an id such as {prefix}_01ARZ3NDEKTSV4RRFFQ69G5FAV" for prefix in ID_PREFIXES},
 }
 

@@ -7,7 +7,7 @@ from watcher.api.policies import changed_policy, policy_of
 from watcher.api.schemas.requests import NewProject, Nothing, ProjectChange, ProjectPage
 from watcher.runtime.ids import new_id
 from watcher.runtime.sealing import Keyring
-from watcher.runtime.targets import check_url
+from watcher.runtime.targets import check_notification_url
 from watcher.store import api_keys, descriptors, projects, webhook_secrets
 from watcher.store.descriptors import Derived
 from watcher.store.projects import Project
@@ -48,9 +48,8 @@ async def _descriptor(call: Call[NewProject, Nothing]) -> tuple[str, Derived]:
 
 
 def _check_notification_url(call: Call[NewProject, Nothing] | Call[ProjectChange, Nothing], url: str) -> None:
-    settings = call.context.settings
     with about("notificationUrl"):
-        check_url(url, settings.allow_http_targets, settings.allow_targets)
+        check_notification_url(url, call.context.settings)
 
 
 async def show_all(call: Call[Nothing, ProjectPage]) -> Answer:

@@ -1,8 +1,19 @@
 """The table of all calls below `/api/v1`: the server, the OpenAPI document and `/docs` are made from it."""
 
-from watcher.api import anomalies, deliveries, events, invoices, operators, projects, reports, webhook_secrets
+from watcher.api import (
+    anomalies,
+    deliveries,
+    endpoints,
+    events,
+    invoices,
+    operators,
+    projects,
+    reports,
+    webhook_secrets,
+)
 from watcher.api.dispatch import Route
 from watcher.api.schemas import answers, requests
+from watcher.api.schemas import endpoints as of_endpoints
 from watcher.api.schemas import webhook_secrets as secret_schemas
 
 BASE = "/api/v1"
@@ -92,5 +103,30 @@ ROUTES = (
     Route(
         "POST", "/deliveries/{id}/redeliver", deliveries.redeliver, "Send a delivery's event again",
         answers.Delivery, status=202, also=(409,),
+    ),
+    Route(
+        "POST", "/deliveries/{id}/cancel", deliveries.cancel, "Take back a delivery", answers.Delivery,
+        body=requests.Withdrawal, operator_only=True, also=(409,),
+    ),
+    Route(
+        "GET", "/endpoints", endpoints.show_all, "List endpoints", of_endpoints.EndpointList,
+        query=requests.EndpointPage, also=(404,),
+    ),
+    Route("GET", "/endpoints/{id}", endpoints.show, "Show an endpoint", of_endpoints.Endpoint),
+    Route(
+        "PATCH", "/endpoints/{id}", endpoints.change, "Change an endpoint", of_endpoints.Endpoint,
+        body=requests.EndpointChange, operator_only=True,
+    ),
+    Route(
+        "POST", "/endpoints/{id}/enable", endpoints.enable, "Send to an endpoint again", of_endpoints.Endpoint,
+        body=requests.EndpointAction, also=(403, 409),
+    ),
+    Route(
+        "POST", "/endpoints/{id}/disable", endpoints.disable, "Hold what goes to an endpoint", of_endpoints.Endpoint,
+        body=requests.EndpointAction, also=(409,),
+    ),
+    Route(
+        "POST", "/endpoints/{id}/retire", endpoints.retire, "Cancel what waits for the URL of an invoice",
+        of_endpoints.RetiredEndpoint, body=requests.EndpointAction, operator_only=True, also=(409,),
     ),
 )  # fmt: skip

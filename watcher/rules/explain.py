@@ -40,7 +40,7 @@ class Posted:
     next_attempt_at: datetime
     delivered_at: datetime | None
     last_answer: str | None  # what came of the newest attempt
-    dead_reason: str | None
+    dead_reason: str | None  # or why it was cancelled
 
 
 @dataclass(frozen=True, slots=True)
@@ -371,6 +371,8 @@ def _posted(post: Posted) -> str:
             return f"delivered to {post.url} at {time_text(post.delivered_at)} after {tries}"
         case "dead":
             return f"given up for {post.url} after {tries}: {post.dead_reason}{last}"
+        case "cancelled":
+            return f"cancelled for {post.url} after {tries}: {post.dead_reason}{last}"
         case "in_flight":
             return f"being posted to {post.url}"
         case _ if post.is_held:

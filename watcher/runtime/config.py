@@ -146,8 +146,21 @@ class Settings(BaseModel):
     metrics_host: str = Field("127.0.0.1", description="Address of the metrics listener of every role.")
     metrics_port: int = Field(0, ge=0, le=65535, description="Port of the metrics listener; 0: no listener.")
 
-    delivery_slots: int = Field(64, ge=1, le=1000, description="POSTs that one notifier has under way at the most.")
+    delivery_slots: int = Field(
+        64,
+        ge=1,
+        le=1000,
+        description="POSTs to endpoints that answer that one notifier has under way at the most. One that takes longer "
+        "than a second does not count; with those there are 16 times as many at the most.",
+    )
     delivery_timeout_seconds: float = Field(15.0, gt=0, le=60, description="Bound on one POST, its answer included.")
+    delivery_log_days: int = Field(
+        90,
+        ge=0,
+        le=36500,
+        description="After so many days the log of each POST of a finished delivery is deleted; the delivery and its "
+        "event stay. 0: kept for ever.",
+    )
     allow_http_targets: bool = Field(False, description="Allow notification URLs with http://, not only https://.")
     allow_targets: tuple[str, ...] = Field(
         (),
@@ -295,8 +308,8 @@ def _from_environment(environment: Mapping[str, str]) -> dict[str, Any]:
     return values
 
 
-# Variables with our prefix that other programs of the project read.
-NOT_SETTINGS = frozenset({"PAYWATCH_BITCOIND_ARCHIVE_URL"})
+# Variables with our prefix that tools of the project read.
+NOT_SETTINGS = frozenset({"PAYWATCH_BITCOIND_ARCHIVE_URL", "PAYWATCH_API_KEY", "PAYWATCH_WEBHOOK_SECRET"})
 
 
 def _secret(variable: str, path: str) -> str:

@@ -45,6 +45,7 @@ class Pool(Connection, Protocol):
 
     def acquire(self) -> AbstractAsyncContextManager[Connection]: ...  # noqa: D102
     async def close(self) -> None: ...  # noqa: D102
+    def terminate(self) -> None: ...  # noqa: D102
 
 
 @asynccontextmanager

@@ -1,6 +1,6 @@
 """Where notifications may be sent: the rules for URLs and addresses, without clock, socket or name lookup.
 
-Two callers: the API when a URL is registered (`check_url`, for a good message early), and the notifier's
+Two callers: the API when a URL is registered (`check_notification_url`, for a good message early), and the notifier's
 guard, which asks again at each POST (`check_url`) and immediately before each connection
 (`is_allowed_target`, the layer that holds: a name may answer with another address each time).
 
@@ -19,6 +19,7 @@ from urllib.parse import unquote
 
 from yarl import URL
 
+from watcher.runtime.config import Settings
 from watcher.runtime.errors import Misconfigured, Rejected
 
 Address = IPv4Address | IPv6Address
@@ -53,6 +54,19 @@ _AUTHORITY_END = re.compile(r"[/?]")
 _NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")
 
 _EXAMPLE = "write it like https://shop.example/webhooks"
+_OWN_PATHS = ("/api/v1/", "/pay/")  # below public_url; what else is on that host may be the shop's
+_ANY_HOST = frozenset({"", "0.0.0.0", "::", "localhost"})  # noqa: S104 (listeners that hear loopback, none is opened)
+
+
+def check_notification_url(url: str, settings: Settings) -> None:
+    """Raise `Rejected`, with what to write instead as the hint, unless `url` may be registered.
+
+    As `check_url`, and it is not paywatch's own: that would take no notification, and hide that none arrives.
+    """
+    check_url(url, settings.allow_http_targets, settings.allow_targets)
+    asked = URL(url)
+    if _is_listener(asked, settings) or _is_public_api(asked, settings.public_url):
+        raise Rejected("the URL is paywatch's own address", "name the page of your shop that takes notifications")
 
 
 @lru_cache(maxsize=1024)  # the notifier asks the same again and again; refusals are not kept
@@ -119,6 +133,36 @@ def _parsed(url: str) -> URL:
         return URL(url)
     except ValueError:
         raise Rejected("the URL cannot be read", _EXAMPLE) from None
+
+
+def _is_listener(asked: URL, settings: Settings) -> bool:
+    """Whether the API itself listens there, reached without a proxy."""
+    host, own = _host(asked), settings.api_host.lower()
+    address, own_address = _literal(host), _literal(own)
+    if asked.port != settings.api_port:
+        return False
+    if own in _ANY_HOST or (own_address and own_address.is_loopback):
+        return _LOCALHOST.fullmatch(host) is not None or (address is not None and _is_loopback(address))
+    return host == own
+
+
+def _is_public_api(asked: URL, public_url: str) -> bool:
+    """Whether a request would end at the API, or at a payment page, as `public_url` has them."""
+    try:
+        public = URL(public_url)
+    except ValueError:
+        return False
+    if (asked.scheme, _host(asked), asked.port) != (public.scheme, _host(public), public.port):
+        return False
+    return f"{asked.path}/".startswith(tuple(public.path.rstrip("/") + path for path in _OWN_PATHS))
+
+
+def _host(url: URL) -> str:
+    return (url.raw_host or "").rstrip(".")
+
+
+def _is_loopback(address: Address) -> bool:
+    return any(inner.is_loopback for inner in (address, *_embedded(address)))
 
 
 def _literal(host: str) -> Address | None:

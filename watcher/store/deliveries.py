@@ -54,7 +54,7 @@ _REPLAY = """
 INSERT INTO delivery (id, event_id, endpoint_id, invoice_id, sequence, next_attempt_at, replay_of, created_at)
 SELECT n.id, d.event_id, d.endpoint_id, d.invoice_id, d.sequence, now(), d.id, now()
 FROM unnest($1::text[], $2::text[]) AS n(id, replay_of)
-JOIN delivery d ON d.id = n.replay_of AND d.state IN ('delivered', 'dead')
+JOIN delivery d ON d.id = n.replay_of AND d.state IN ('delivered', 'dead', 'cancelled')
 RETURNING id
 """
 
@@ -73,3 +73,25 @@ async def replay(connection: Connection, delivery_ids: Sequence[str]) -> list[st
     )  # fmt: skip
     await connection.execute("SELECT pg_notify($1, '')", CHANNEL)
     return [row["id"] for row in (*new, *due)]
+
+
+_CANCEL = """
+WITH cancelled AS (
+  UPDATE delivery SET state = 'cancelled', cancel_reason = $2, lease_token = NULL, lease_until = NULL
+  WHERE id = $1 AND state IN ('pending', 'in_flight')
+  RETURNING endpoint_id, invoice_id, sequence
+), released AS (
+  UPDATE delivery d SET next_attempt_at = now() FROM cancelled c
+  WHERE d.endpoint_id = c.endpoint_id AND d.invoice_id = c.invoice_id AND d.sequence > c.sequence
+    AND d.state = 'pending' AND d.attempts = 0 AND d.next_attempt_at > now()
+)
+SELECT pg_notify($3, '') FROM cancelled
+"""
+
+
+async def cancel(connection: Connection, delivery_id: str, reason: str) -> bool:
+    """Take back a delivery that has not ended; those that have waited for it are due. False if it has ended.
+
+    One that is being sent may still arrive: its answer is logged as late, and changes nothing.
+    """
+    return bool(await connection.fetch(_CANCEL, delivery_id, reason, CHANNEL))

@@ -5,12 +5,14 @@ from datetime import datetime
 
 from watcher.rules.policy import Policy, from_json, to_json
 from watcher.runtime.db import Connection, Row
+from watcher.store import endpoints
 from watcher.store.filters import where
+from watcher.store.outbox import CHANNEL
 
 
 @dataclass(frozen=True, slots=True)
 class Project:
-    """A merchant's integration. `endpoint_status` is active, or disabled since the URL answered 410."""
+    """A merchant's integration. `endpoint_status` is active, or disabled for the reason beside it."""
 
     id: str
     name: str
@@ -22,11 +24,12 @@ class Project:
     notification_url: str
     endpoint_status: str
     created_at: datetime
+    endpoint_disabled_reason: str | None = None
 
 
 COLUMNS = """
 p.id, p.name, p.mode, p.currency, p.descriptor_id, d.descriptor, p.policy, e.url AS notification_url,
-e.status AS endpoint_status, p.created_at
+e.status AS endpoint_status, p.created_at, e.disabled_reason AS endpoint_disabled_reason
 """
 
 TABLES = """
@@ -39,6 +42,7 @@ def of_row(row: Row) -> Project:
     return Project(
         row["id"], row["name"], row["mode"], row["currency"], row["descriptor_id"], row["descriptor"],
         from_json(row["policy"]), row["notification_url"], row["endpoint_status"], row["created_at"],
+        row["endpoint_disabled_reason"],
     )  # fmt: skip
 
 
@@ -85,20 +89,29 @@ async def update(
 
 
 async def set_notification_url(connection: Connection, project_id: str, url: str) -> None:
-    """Send the project's events to `url` from now on, also those that wait; a disabled endpoint works again."""
+    """Send the project's events to `url` from now on, also those that wait, at once.
+
+    A disabled endpoint works again, unless it was disabled by hand.
+    """
+    number = await connection.fetchval("SELECT id FROM endpoint WHERE project_id = $1 AND is_default", project_id)
+    await endpoints.make_due(connection, number)
     await connection.execute(
-        "UPDATE endpoint SET url = $2, status = 'active', disabled_reason = NULL, blocked_until = '-infinity', "
-        "consecutive_failures = 0 WHERE project_id = $1 AND is_default",
-        project_id, url,
+        f"UPDATE endpoint SET url = $2, {endpoints.UNBLEMISHED}, "  # noqa: S608 (constant text)
+        "status = CASE WHEN disabled_reason = ANY($3) THEN status ELSE 'active' END, "
+        "disabled_reason = CASE WHEN disabled_reason = ANY($3) THEN disabled_reason END WHERE id = $1",
+        number, url, [*endpoints.ByHand],
     )  # fmt: skip
+    await connection.execute("SELECT pg_notify($1, '')", CHANNEL)
 
 
 async def named_endpoint(connection: Connection, project_id: str, url: str) -> int:
-    """The endpoint of a URL that an invoice names; it is made at the first use."""
+    """The endpoint of a URL that an invoice names; it is made at the first use, and used again after it was retired."""
     endpoint_id: int = await connection.fetchval(
-        "INSERT INTO endpoint (project_id, url, is_default) VALUES ($1, $2, false) "
-        "ON CONFLICT (project_id, url) WHERE NOT is_default DO UPDATE SET url = excluded.url RETURNING id",
-        project_id, url,
+        "INSERT INTO endpoint AS e (project_id, url, is_default) VALUES ($1, $2, false) "
+        "ON CONFLICT (project_id, url) WHERE NOT is_default DO UPDATE SET url = excluded.url, "
+        "status = CASE e.disabled_reason WHEN $3 THEN 'active' ELSE e.status END, "
+        "disabled_reason = nullif(e.disabled_reason, $3) RETURNING id",
+        project_id, url, endpoints.ByHand.RETIRED,
     )  # fmt: skip
     return endpoint_id
 

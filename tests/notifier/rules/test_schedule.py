@@ -65,6 +65,7 @@ def test_the_pause_while_the_database_is_away(failures: int, seconds: float):
     assert database_pause_seconds(failures) == pytest.approx(seconds)
 
 
+@pytest.mark.case(24)
 @pytest.mark.parametrize(
     ("header", "seconds"),
     [

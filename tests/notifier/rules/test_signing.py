@@ -21,11 +21,13 @@ def independent(secret: str, event_id: str, timestamp: int, body: bytes) -> str:
     return "v1," + base64.b64encode(digest).decode()
 
 
+@pytest.mark.case(42)
 def test_the_vector_of_the_specification():
     signature = sign("msg_p5jXN8AQM9LWM0D4loKWxJek", 1614265330, b'{"test": 2432232314}', [SECRET])
     assert signature == "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE="
 
 
+@pytest.mark.case(42)
 @pytest.mark.parametrize(
     "body", [b"", b"{}", '{"name": "Gr\u00fc\u00dfe \u2028 \U0001f600"}'.encode(), b'"' + b"x" * 65_534 + b'"']
 )
@@ -42,6 +44,7 @@ def test_any_text_is_signed_as_its_bytes(text: str, timestamp: int):
     assert sign("evt_1", timestamp, body, [SECRET]) == independent(SECRET, "evt_1", timestamp, body)
 
 
+@pytest.mark.case(43)
 def test_the_time_zone_of_the_process_plays_no_part(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("TZ", "Asia/Bangkok")
     time.tzset()
@@ -82,6 +85,7 @@ def of_bytes(count: int) -> str:
     return "whsec_" + base64.b64encode(b"x" * count).decode()
 
 
+@pytest.mark.case(46)
 @pytest.mark.parametrize(
     "secret",
     [

@@ -69,6 +69,7 @@ async def test_lists_filter_and_page_from_the_newest(operator, shop, pool, invoi
     assert await events(other.client, f"invoiceId={invoice['id']}") == []
 
 
+@pytest.mark.case(50)
 async def test_a_finished_delivery_is_sent_again_as_a_new_one(shop, pool, invoice):
     (event_id,) = await tell(pool, invoice, 1)
     await pool.execute("UPDATE delivery SET state = 'delivered', delivered_at = now(), attempts = 1")
@@ -81,6 +82,7 @@ async def test_a_finished_delivery_is_sent_again_as_a_new_one(shop, pool, invoic
     assert await pool.fetchval("SELECT count(*) FROM event") == 1
 
 
+@pytest.mark.case(50)
 async def test_a_waiting_delivery_is_made_due(shop, pool, invoice):
     await tell(pool, invoice, 1)
     await pool.execute("UPDATE delivery SET next_attempt_at = now() + interval '5 hours', attempts = 3")
@@ -104,3 +106,40 @@ async def test_one_that_is_being_sent_is_409_and_one_of_others_404(operator, sho
 @pytest.mark.parametrize("query", ["state=lost", "invoiceId=x", "eventId=", "cursor=dlv", "limit=1000"])
 async def test_queries_that_are_refused(shop, query):
     assert (await shop.client.get(f"/deliveries?{query}")).status == 422
+
+
+async def test_an_operator_takes_back_what_has_not_ended(operator, shop, pool, invoice):
+    await tell(pool, invoice, 1, 2)
+    second, first = (await shop.client.get("/deliveries"))["items"]
+    path, why = f"/deliveries/{first['id']}/cancel", {"reason": "sent by hand"}
+    await pool.execute(
+        "UPDATE delivery SET attempts = 2, next_attempt_at = now() + interval '2 hours' WHERE id = $1", first["id"]
+    )
+    await pool.execute(
+        "UPDATE delivery SET next_attempt_at = now() + interval '30 min' WHERE id = $1", second["id"]
+    )  # it waits for the first one
+    assert (await shop.client.post(path, why)).status == 403
+    cancelled = await operator.post(path, why)
+    Delivery.model_validate(cancelled.body)
+    assert (cancelled.status, cancelled["state"], cancelled["cancelReason"], cancelled["held"]) == (
+        200, "cancelled", "sent by hand", False,
+    )  # fmt: skip
+    assert await pool.fetchval("SELECT next_attempt_at <= now() FROM delivery WHERE id = $1", second["id"])
+    action = await pool.fetchrow("SELECT action, reason, detail FROM operator_action")
+    assert tuple(action) == (
+        "cancel_delivery", "sent by hand",
+        {"deliveryId": first["id"], "eventId": first["eventId"], "projectId": shop.id},
+    )  # fmt: skip
+    again = await operator.post(path, why)
+    assert (again.status, again["detail"]) == (409, "it has ended: it is cancelled")
+    assert await pool.fetchval("SELECT count(*) FROM operator_action") == 1
+    new = await shop.client.post(f"/deliveries/{first['id']}/redeliver")
+    assert (new.status, new["replayOf"], new["state"]) == (202, first["id"], "pending")
+
+
+async def test_what_is_being_sent_may_be_taken_back(operator, shop, pool, invoice):
+    await tell(pool, invoice, 1)
+    await pool.execute("UPDATE delivery SET state = 'in_flight', lease_token = gen_random_uuid(), lease_until = now()")
+    (delivery,) = (await shop.client.get("/deliveries"))["items"]
+    assert (await operator.post(f"/deliveries/{delivery['id']}/cancel", {"reason": "no"}))["state"] == "cancelled"
+    assert await pool.fetchval("SELECT lease_token IS NULL AND lease_until IS NULL FROM delivery")

@@ -126,6 +126,7 @@ async def test_named_events_are_sent_again(operator, shop, pool, invoice):
     assert len(await replays(pool)) == 2
 
 
+@pytest.mark.case(50)
 async def test_a_range_or_all_of_a_project_is_sent_again(operator, shop, pool, invoice):
     hour = timedelta(hours=1)
     now = datetime.now(UTC)
@@ -140,6 +141,7 @@ async def test_a_range_or_all_of_a_project_is_sent_again(operator, shop, pool, i
     assert (await operator.post("/events/redeliver", {})).status == 422
 
 
+@pytest.mark.case(50)
 async def test_what_waits_is_made_due_and_what_is_being_sent_is_left_alone(shop, pool, invoice):
     await tell(pool, invoice, 1, 2)
     await pool.execute("UPDATE delivery SET next_attempt_at = now() + interval '1 day' WHERE sequence = 1")

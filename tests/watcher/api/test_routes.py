@@ -27,6 +27,13 @@ GET /events
 GET /deliveries
 GET /deliveries/{id}
 POST /deliveries/{id}/redeliver
+POST /deliveries/{id}/cancel
+GET /endpoints
+GET /endpoints/{id}
+PATCH /endpoints/{id}
+POST /endpoints/{id}/enable
+POST /endpoints/{id}/disable
+POST /endpoints/{id}/retire
 POST /events/redeliver
 """
 
@@ -37,4 +44,7 @@ def test_every_call_of_the_contract_is_there_and_no_other():
 
 def test_what_is_for_operators_alone():
     only = {f"{route.method} {route.path}" for route in ROUTES if route.operator_only}
-    assert only == {"POST /projects", "POST /anomalies/{id}/resolve", "GET /operator-actions"}
+    assert only == {
+        "POST /projects", "POST /anomalies/{id}/resolve", "GET /operator-actions", "POST /deliveries/{id}/cancel",
+        "PATCH /endpoints/{id}", "POST /endpoints/{id}/retire",
+    }  # fmt: skip

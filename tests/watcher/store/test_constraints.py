@@ -92,6 +92,20 @@ DELIVERY = [
     "delivered_at = now()",
     "state = 'dead'",
     "dead_reason = 'because'",
+    "crash_count = -1",
+    "state = 'cancelled'",
+    "cancel_reason = 'because'",
+]
+ENDPOINT = [
+    "url = ''",
+    "status = 'gone'",
+    "status = 'disabled'",
+    "disabled_reason = 'gone'",
+    "status = 'disabled', disabled_reason = 'because'",
+    "max_in_flight = 0",
+    "consecutive_failures = -1",
+    "warned = true",
+    "ramp = 0",
 ]
 TEST_CONFIRMATION = [
     "event_id = 'evt'",
@@ -119,7 +133,8 @@ PROJECT_SECRET = [
     "secret = 'whsec_clear', sealed = NULL",
 ]
 ILLEGAL = {
-    "invoice": INVOICE, "tx": TX, "payment": PAYMENT, "delivery": DELIVERY, "test_confirmation": TEST_CONFIRMATION,
+    "invoice": INVOICE, "tx": TX, "payment": PAYMENT, "delivery": DELIVERY, "endpoint": ENDPOINT,
+    "test_confirmation": TEST_CONFIRMATION,
     "judgement": JUDGEMENT, "project_secret": PROJECT_SECRET,
     "quote": QUOTE, "rate": RATE, "operator_log": OPERATOR_LOG,
 }  # fmt: skip

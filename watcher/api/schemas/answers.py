@@ -1,6 +1,6 @@
 """What calls answer, and what webhooks carry. Documents are made by `documents` and `rules.payloads`."""
 
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -12,6 +12,7 @@ from watcher.api.schemas.base import (
     EventId,
     Fiat,
     InvoiceId,
+    Listing,
     Model,
     Number,
     Outpoint,
@@ -23,12 +24,11 @@ from watcher.api.schemas.base import (
     Time,
     TxHash,
 )
+from watcher.api.schemas.endpoints import DisabledReason
 from watcher.rules.labels import MEANINGS, Label
 from watcher.rules.rates import Verdict
 from watcher.rules.risk import RiskVerdict
 from watcher.rules.types import Reason, Resolution, Status
-
-Item = TypeVar("Item")
 
 LABELS = "What else is true of it, beside its status; never taken away. " + "; ".join(
     f"`{label}`: {meaning}" for label, meaning in MEANINGS.items()
@@ -41,13 +41,6 @@ PAYMENT_STATES = (
 ANOMALIES = (
     "paid_late: after the expiry, to an EXPIRED invoice; paid_after_final: to one that was settled or cancelled."
 )
-
-
-class Listing(Model, Generic[Item]):
-    """A page of a list."""
-
-    items: list[Item]
-    next_cursor: Text | None = Field(description="To be given for the next page; null at the end.")
 
 
 class ShownTier(Model):
@@ -83,8 +76,9 @@ class Project(Model):
     currency: Currency = Field(description="What the amounts of its policy are in.")
     notification_url: Text
     notification_url_status: Literal["active", "disabled"] = Field(
-        description="disabled: it answered 410; its events wait until a URL is set again."
+        description="disabled: its events wait until it is enabled, or a URL is set."
     )
+    notification_url_disabled_reason: DisabledReason | None
     descriptor: Text | None = Field(description="Shown to operators only: it tells all addresses that share it.")
     confirmation_policy: ShownPolicy
     tolerance: ShownTolerance
@@ -406,14 +400,18 @@ class Delivery(Model):
     invoice_id: InvoiceId
     sequence: Number
     url: Text
-    state: Literal["pending", "in_flight", "delivered", "dead"]
+    state: Literal["pending", "in_flight", "delivered", "dead", "cancelled"]
     held: Switch = Field(description="It waits, since its endpoint is disabled.")
     attempt_count: Number
     attempts: list[Attempt]
     next_attempt_at: Time | None = Field(description="null unless it is pending.")
     created_at: Time
     delivered_at: Time | None
-    dead_reason: Text | None
+    dead_reason: Text | None = Field(
+        description="exhausted: no attempt is left; blocked_target: its address is one that nothing may be sent to; "
+        "poison: a notifier ended while sending it, five times in a row."
+    )
+    cancel_reason: Text | None = Field(description="As an operator gave it.")
     replay_of: DeliveryId | None
 
 

@@ -5,7 +5,7 @@ What a schema cannot express (an amount's decimals depend on its currency) is ch
 
 import re
 from datetime import UTC, datetime
-from typing import Annotated
+from typing import Annotated, Generic, TypeVar
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, Strict, WithJsonSchema
 from pydantic.alias_generators import to_camel
@@ -46,6 +46,8 @@ SAID = r"^[^\x00]*[^\s\x00][^\x00]*$"
 OUTPOINT = r"[0-9a-f]{64}:[0-9]{1,9}"
 
 POSITION = "^[0-9]{1,18}$"
+
+ENDPOINT = "^end_[0-9]{26}$"
 
 ID_PREFIXES = ("prj", "inv", "evt", "dlv")
 
@@ -125,3 +127,14 @@ ProjectId = Annotated[Text, Field(pattern=f"^prj_{ID}$")]
 InvoiceId = Annotated[Text, Field(pattern=f"^inv_{ID}$")]
 EventId = Annotated[Text, Field(pattern=f"^evt_{ID}$")]
 DeliveryId = Annotated[Text, Field(pattern=f"^dlv_{ID}$")]
+EndpointId = Annotated[Text, Field(pattern=ENDPOINT)]
+
+
+Item = TypeVar("Item")
+
+
+class Listing(Model, Generic[Item]):
+    """A page of a list."""
+
+    items: list[Item]
+    next_cursor: Text | None = Field(description="To be given for the next page; null at the end.")

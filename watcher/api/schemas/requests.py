@@ -16,6 +16,7 @@ from watcher.api.schemas.base import (
     Confirmations,
     Currency,
     DeliveryId,
+    EndpointId,
     EventId,
     InvoiceId,
     Model,
@@ -142,7 +143,7 @@ class ProjectChange(ProjectSettings):
     name: Name | None = None
     mode: Literal["test", "live"] | None = Field(None, description="Only an operator's key may change it.")
     notification_url: WebUrl | None = Field(
-        None, description="Also for events that wait; a URL that was disabled by a 410 works again."
+        None, description="Also for events that wait; one that was disabled works again, unless that was done by hand."
     )
     confirmation_policy: ConfirmationPolicy | None = None
 
@@ -195,6 +196,26 @@ class Decision(Model):
         description="accepted: it goes to the balance; refunded: it was paid back, by other means; ignored."
     )
     reason: Why
+
+
+class Withdrawal(Model):
+    """Why a delivery is taken back."""
+
+    reason: Why
+
+
+class EndpointAction(Model):
+    """Why something is done to an endpoint."""
+
+    reason: Why
+
+
+class EndpointChange(Model):
+    """What is to change."""
+
+    max_in_flight: Annotated[Number, Field(ge=1, le=64)] = Field(
+        description="So many deliveries are under way to it at a time, at the most."
+    )
 
 
 class Page(Model):
@@ -274,4 +295,12 @@ class DeliveryPage(Page):
     project_id: ProjectId | None = None
     invoice_id: InvoiceId | None = None
     event_id: EventId | None = None
-    state: Literal["pending", "in_flight", "delivered", "dead"] | None = None
+    state: Literal["pending", "in_flight", "delivered", "dead", "cancelled"] | None = None
+
+
+class EndpointPage(Page):
+    """Endpoints, newest first."""
+
+    cursor: EndpointId | None = Field(None, description="nextCursor of the page before.")
+    project_id: ProjectId | None = Field(None, description="Endpoints of this project.")
+    status: Literal["active", "disabled"] | None = Field(None, description="Endpoints in this status.")

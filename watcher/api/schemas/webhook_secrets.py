@@ -4,8 +4,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from watcher.api.schemas.answers import Listing
-from watcher.api.schemas.base import ID, Model, Number, ProjectId, Text, Time
+from watcher.api.schemas.base import ID, Listing, Model, Number, ProjectId, Text, Time
 from watcher.api.schemas.requests import Why
 
 GRACE_SECONDS = 86_400
