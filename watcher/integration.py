@@ -19,6 +19,7 @@ from notifier.probing import Prober
 from notifier.rules import probes
 from notifier.rules.delivery import Answer, Outcome
 from notifier.rules.probes import Bench, Check, Event, Finding, Verdict
+from watcher.api.routes import ROUTES
 from watcher.in_process import Office, office
 from watcher.integration_plays import Play, plays_of
 from watcher.rules.money import BTC, fiat_text
@@ -64,6 +65,11 @@ class Shop:
     calls: Calls
     id: str
     currency: str
+
+    @property
+    def can_simulate(self) -> bool:
+        """Whether the API plays scenarios without coins."""
+        return any(route.path == "/invoices/{id}/simulate" for route in ROUTES)
 
     async def invoice(self, **fields: Any) -> dict[str, Any]:
         """A test invoice, in the project's currency; while that has no rate, in BTC."""
@@ -166,11 +172,11 @@ async def _first_delivery(shop: Shop, limit_seconds: float) -> dict[str, Any]:
     deadline = time.monotonic() + limit_seconds
     while time.monotonic() < deadline:
         for delivery in (await shop.calls.get(f"/deliveries?invoiceId={invoice['id']}"))["items"]:
+            if delivery["attempts"]:
+                return dict(delivery)
             if delivery["held"]:
                 hint = f"see why by paywatch endpoint list --project {shop.id}, then paywatch endpoint enable ID"
                 raise Rejected("nothing is posted to this endpoint: it is disabled", hint)
-            if delivery["attempts"]:
-                return dict(delivery)
         await asyncio.sleep(PAUSE_SECONDS)
     hint = f"start one: paywatch notifier; or the endpoint is paused: paywatch endpoint list --project {shop.id}"
     raise Unavailable(f"no notifier has posted an event within {limit_seconds:.0f} s", hint)

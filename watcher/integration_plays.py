@@ -39,6 +39,9 @@ class Shop(Protocol):
     @property
     def id(self) -> str: ...  # noqa: D102 - the project's
 
+    @property
+    def can_simulate(self) -> bool: ...  # noqa: D102 - whether the API plays scenarios without coins
+
     async def invoice(self, **fields: Any) -> dict[str, Any]:
         """A test invoice of it."""
 
@@ -117,6 +120,24 @@ class Simulated:
         return [f"not all events were posted within {DELIVERED_SECONDS:.0f} s"]
 
 
+@dataclass(frozen=True, slots=True)
+class WithoutPayment:
+    """The confirmation of a test invoice without payment."""
+
+    shop: Shop
+    name: str = "confirm-without-payment"
+
+    async def run(self) -> Played:
+        """Confirm an invoice of its own; the endpoint's answer decides."""
+        invoice = await self.shop.invoice()
+        answer = await self.shop.calls.post(f"/invoices/{invoice['id']}/confirm-without-payment", {})
+        response = answer["response"]
+        seen = "CONFIRMED: it was accepted"
+        if not answer["delivered"]:
+            seen = f"invoice.confirmed was answered {response['status'] or response['error']}"
+        return Played(self.name, answer["delivered"], seen, ())
+
+
 async def _deliveries(shop: Shop, invoice_id: str) -> list[dict[str, Any]]:
     return list((await shop.calls.get(f"/deliveries?invoiceId={invoice_id}&limit=200"))["items"])
 
@@ -133,17 +154,22 @@ async def _failures(shop: Shop, invoice_id: str) -> list[str]:
 
 @asynccontextmanager
 async def plays_of(settings: Settings, shop: Shop) -> AsyncIterator[Sequence[Play]]:
-    """The scenarios, on the chain where there is a payer to pay, as beside `paywatch regtest up`."""
+    """What can be played: on the chain where there is a payer to pay, as beside `paywatch regtest up`."""
+    without_payment = WithoutPayment(shop)
     if settings.network != "regtest" or not settings.bitcoind_user:
-        yield [Simulated(name, shop) for name in PLAYED]
+        yield [*_simulated(shop), without_payment]
         return
     client = Rpc(settings.bitcoind_url, settings.bitcoind_user, settings.bitcoind_password)
     async with Chain(client, payer=PAYER, receiver=RECEIVER) as chain:
         if await _can_pay(chain):
             stage = Stage(shop.calls, chain, {"projectId": shop.id})
-            yield [OnChain(named(name), shop, stage) for name in PLAYED]
+            yield [*(OnChain(named(name), shop, stage) for name in PLAYED), without_payment]
         else:
-            yield [Simulated(name, shop) for name in PLAYED]
+            yield [*_simulated(shop), without_payment]
+
+
+def _simulated(shop: Shop) -> list[Simulated]:
+    return [Simulated(name, shop) for name in PLAYED] if shop.can_simulate else []
 
 
 async def _can_pay(chain: Chain) -> bool:

@@ -17,7 +17,9 @@ CERTIFICATE = str(Path(__file__).parents[1] / "notifier" / "tls" / "self_signed.
 SECONDS = 150  # for a check, on a machine that others use too
 SCENARIOS = {
     f"scenario {name}"
-    for name in ("paid", "underpaid-completed", "unconfirmed", "overpaid", "expired", "paid-late")
+    for name in (
+        "paid", "underpaid-completed", "unconfirmed", "overpaid", "expired", "paid-late", "confirm-without-payment",
+    )
 }  # fmt: skip
 
 
