@@ -192,6 +192,7 @@ def response_of(answer: Answer, click: int) -> dict[str, Any]:
         "durationMs": answer.duration_ms,
         "body": answer.head.decode(errors="replace").replace("\0", "\N{REPLACEMENT CHARACTER}"),
         "error": answer.error,
+        "outcome": answer.outcome,
         "click": click,
     }
 

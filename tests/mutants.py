@@ -40,6 +40,46 @@ class Mutant:
 
 MUTANTS = (
     Mutant(
+        "a project's key hears that the guard refused a target", "deliveries",
+        'NO_CONNECTION = frozenset({"blocked", "dns", CONNECT})', 'NO_CONNECTION = frozenset({"dns", CONNECT})',
+    ),
+    Mutant(
+        "a project's key hears the words behind no connection", "deliveries",
+        "return CONNECT, NO_CONNECTION_WORDS", "return CONNECT, error",
+    ),
+    Mutant(
+        "operators are told no more than projects", "deliveries",
+        "if to_operator or outcome not in NO_CONNECTION:", "if outcome not in NO_CONNECTION:",
+    ),
+    Mutant(
+        "a project's key hears that a delivery was given up as blocked", "deliveries",
+        '_PLAIN_REASONS = {"blocked_target": "exhausted"}', "_PLAIN_REASONS: dict[str, str] = {}",
+    ),
+    Mutant(
+        "a pause is told although the retry is later", "deliveries",
+        "if queued.paused_until > max(now, queued.next_attempt_at):", "if queued.paused_until > now:",
+    ),
+    Mutant(
+        "an earlier event is told before the disabled endpoint", "deliveries",
+        "if queued.disabled_reason is not None:", "if queued.disabled_reason is not None and not queued.ahead:",
+    ),
+    Mutant(
+        "the attempt that comes has the number of the last", "deliveries",
+        'f"attempt {queued.attempts + 1} at', 'f"attempt {queued.attempts} at',
+    ),
+    Mutant(
+        "what is being sent is sent again", "deliveries",
+        'return Replay.UNDER_WAY if state == "in_flight" else Replay.NEW', "return Replay.NEW",
+    ),
+    Mutant(
+        "what waits is sent a second time", "deliveries",
+        "        return Replay.DUE\n", "        return Replay.NEW\n",
+    ),
+    Mutant(
+        "a replay of one state takes all", "deliveries",
+        "for one in latest if state is None or one.state == state]", "for one in latest]",
+    ),
+    Mutant(
         "a price at the limit of its age is too old", "rates",
         "if age <= limits.max_age", "if age < limits.max_age",
     ),

@@ -17,6 +17,7 @@ import typer
 from watcher import (
     __version__,
     commands,
+    delivery_commands,
     endpoint_commands,
     history_commands,
     integration_commands,
@@ -26,6 +27,7 @@ from watcher import (
 from watcher.command_line import Json
 from watcher.command_line import group as _group
 from watcher.command_line import say as _say
+from watcher.command_line import tell as _tell
 from watcher.runtime.config import Settings
 from watcher.runtime.errors import PaywatchError
 from watcher.settings_flags import DATABASE, reference, with_settings
@@ -57,9 +59,9 @@ def main() -> None:
     except PaywatchError as error:
         from watcher.runtime.log import redact
 
-        typer.echo(redact(f"error: {error.message}"), err=True)
+        _tell(redact(f"error: {error.message}"))
         if error.hint:
-            typer.echo(redact(f"hint: {error.hint}"), err=True)
+            _tell(redact(f"hint: {error.hint}"))
         sys.exit(error.exit_code)
 
 
@@ -181,7 +183,7 @@ async def _examine(settings: Settings, scope: Any, as_json: bool) -> bool:  # no
     count = 0
     async for result in examine(settings, scope):
         if isinstance(result, Note):
-            typer.echo(f"note: {result.text}", err=True)
+            _tell(f"note: {result.text}")
             continue
         count += 1
         told: dict[str, Any] = {"kind": result.kind, "what": result.what, "detail": result.detail}
@@ -200,7 +202,7 @@ async def _heal(settings: Settings, scope: Any, reason: str, as_json: bool) -> b
     done = left = 0
     async for result in heal(settings, scope, reason):
         if isinstance(result, Note):
-            typer.echo(f"note: {result.text}", err=True)
+            _tell(f"note: {result.text}")
             continue
         done, left = done + result.done, left + (not result.done)
         finding = result.finding
@@ -353,6 +355,7 @@ descriptor.command("export")(with_settings(_descriptor_export, DATABASE))
 descriptor.command("skip")(with_settings(_descriptor_skip))
 operator_commands.register(app)
 integration_commands.register(app)
+delivery_commands.register(app)
 endpoint_commands.register(app)
 
 

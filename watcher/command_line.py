@@ -5,6 +5,8 @@ from typing import Annotated, Any
 
 import typer
 
+from watcher.runtime.text import printable
+
 Json = Annotated[bool, typer.Option("--json", help="JSON, for programs.")]
 
 
@@ -14,5 +16,10 @@ def group(text: str) -> typer.Typer:
 
 
 def say(told: dict[str, Any], text: str, as_json: bool) -> None:  # noqa: FBT001 - the option
-    """Print one object, as JSON or in words."""
-    typer.echo(json.dumps(told) if as_json else text)
+    """Print one object, as JSON or in words. Nothing in either acts on the terminal, but for the ends of lines."""
+    typer.echo(json.dumps(told) if as_json else printable(text, keep="\n"))
+
+
+def tell(text: str) -> None:
+    """Say something beside the data, on stderr."""
+    typer.echo(printable(text, keep="\n"), err=True)

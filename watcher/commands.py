@@ -10,6 +10,7 @@ import typer
 
 from watcher.command_line import Json, group, say
 from watcher.runtime.config import Settings
+from watcher.runtime.text import printable
 from watcher.settings_flags import ALL, DATABASE, with_settings
 
 if TYPE_CHECKING:  # verbs import what they need, so that --help is quick
@@ -125,13 +126,13 @@ def _document(settings: Settings, method: str, path: str, object_id: str = "", *
 
 
 def flat(document: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """A document as lines: names joined by dots, values as one would read them."""
+    """A document as lines: names joined by dots, values as one would read them, each on one line."""
     found: dict[str, str] = {}
     for name, value in document.items():
         if isinstance(value, Mapping) and value:
             found |= flat(value, f"{prefix}{name}.")
         else:
-            found[prefix + name] = _readable(value)
+            found[prefix + printable(name)] = _readable(value)
     return found
 
 
@@ -148,7 +149,7 @@ def _readable(value: Any) -> str:
         case Mapping():
             return ", ".join(f"{name} {text}" for name, text in flat(value).items())
         case _:
-            return str(value)
+            return printable(str(value))
 
 
 def lines(document: Mapping[str, Any]) -> str:

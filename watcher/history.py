@@ -75,9 +75,9 @@ async def _lines(connection: Connection, invoice_id: str) -> list[tuple[datetime
 
 async def _told(connection: Connection, invoice_id: str) -> AsyncIterator[ToldEvent]:
     """What was written to be told, with its deliveries, oldest first."""
-    wanted = deliveries.Filter(None, invoice_id, None, None, None)
-    posts = list(reversed(await deliveries.page(connection, wanted, ROWS_MAX)))
-    attempts = await deliveries.attempts(connection, [row["id"] for row in posts])
+    wanted = deliveries.Filter(invoice_id=invoice_id)
+    posts = list(reversed((await deliveries.page(connection, wanted, deliveries.LOOK_MAX)).rows))
+    attempts = await deliveries.attempts(connection, [row["id"] for row in posts], 1)
     of_event = defaultdict[str, list[Posted]](list)
     for row in posts:
         of_event[row["event_id"]].append(_posted(row, attempts[row["id"]]))

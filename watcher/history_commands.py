@@ -8,6 +8,7 @@ import typer
 
 from watcher.command_line import Json, say
 from watcher.runtime.config import Settings
+from watcher.runtime.text import printable
 from watcher.settings_flags import DATABASE, with_settings
 
 if TYPE_CHECKING:  # verbs import what they need, so that --help is quick
@@ -68,6 +69,6 @@ def _explain(settings: Settings, *, invoice_id: InvoiceId, as_json: Json = False
         "invoiceId": invoice.id, "status": invoice.standing.status, "reason": invoice.standing.reason,
         "sections": [{"title": one.title, "sentences": list(one.sentences)} for one in sections],
     }  # fmt: skip
-    text = "\n\n".join("\n".join([one.title, *(f"  {line}" for line in one.sentences)]) for one in sections)
+    text = "\n\n".join("\n".join([one.title, *(f"  {printable(line)}" for line in one.sentences)]) for one in sections)
     say(told, f"{invoice.id} {invoice.standing.status}\n\n{text}", as_json)
     return 0

@@ -14,6 +14,7 @@ from watcher.command_line import Json, group, say
 from watcher.commands import flat
 from watcher.rules.types import Resolution
 from watcher.runtime.config import Settings
+from watcher.runtime.text import printable
 from watcher.settings_flags import DATABASE, with_settings
 
 LINES_AT_ONCE = 200
@@ -91,7 +92,9 @@ def _exception_text(told: dict[str, Any]) -> str:
     text = f"{told['id']}\n   {told['type']}: {told['btc']} BTC{worth} {where}, seen {told['firstSeenAt']}, "
     text += f"{told['paymentState']}, confirmations: {told['confirmations']}{test}"
     if told["resolution"]:
-        text += f"\n   {told['resolution']} at {told['resolvedAt']} by {told['resolvedBy']}: {told['reason']}"
+        text += (
+            f"\n   {told['resolution']} at {told['resolvedAt']} by {told['resolvedBy']}: {printable(told['reason'])}"
+        )
     return text
 
 
@@ -188,7 +191,7 @@ def _actions(
         async with _database(settings) as pool:
             for row in await actions.page(pool, None, limit):
                 told = action(row)
-                text = f"{told['id']}  {told['at']}  {told['action']} by {told['actor']}: {told['reason']}"
+                text = f"{told['id']}  {told['at']}  {told['action']} by {told['actor']}: {printable(told['reason'])}"
                 detail = ", ".join(f"{name} {value}" for name, value in flat(told["detail"]).items())
                 say(told, f"{text}\n   {detail or '-'}\n   {told['hash']}", as_json)
 

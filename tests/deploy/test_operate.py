@@ -18,7 +18,8 @@ COMMANDS = "\n".join(re.findall(r"```console\n(.*?)```", TEXT, re.DOTALL))
 VERBS = sorted(
     set(
         re.findall(
-            r"(?<![-/])\bpaywatch ((?:db |key |descriptor |project |invoice )?[a-z]+(?: --[a-z-]+(?=$))?)(?: .*)?$",
+            r"(?<![-/])\bpaywatch ((?:db |key |descriptor |project |invoice |deliveries )?"
+            r"[a-z]+(?: --[a-z-]+(?=$))?)(?: .*)?$",
             COMMANDS,
             re.MULTILINE,
         )

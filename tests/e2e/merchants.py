@@ -31,6 +31,7 @@ class Merchant:
         self.port = free_port()
         self.received: list[tuple[dict[str, str], bytes, int]] = []
         self._seen: set[str] = set()
+        self._stuttered: set[str] = set()
         self._last: dict[str, int] = {}
         self._under_way = 0
 
@@ -99,7 +100,8 @@ class Merchant:
             return 422
         if webhook_id in self._seen:
             return 500 if self.fault == "duplicate" else 200
-        if self.fault == "no anomalies" and kind == "anomaly":
+        if self.fault == "stutters" and kind == "anomaly" and webhook_id not in self._stuttered:
+            self._stuttered.add(webhook_id)
             return 500
         before = self._last.get(data["invoiceId"], 0)
         if self.fault == "order" and data["sequence"] < before:

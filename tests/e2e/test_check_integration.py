@@ -10,6 +10,7 @@ from notifier.rules.probes import ADVICE, Check
 from tests.docs.shop import Shop
 from tests.e2e.merchants import Merchant, opened
 from tests.regtest.running import Done, Running, paywatch
+from watcher.api.routes import ROUTES
 
 pytestmark = pytest.mark.regtest
 
@@ -21,6 +22,9 @@ SCENARIOS = {
         "paid", "underpaid-completed", "unconfirmed", "overpaid", "expired", "paid-late", "confirm-without-payment",
     )
 }  # fmt: skip
+
+
+STUTTERED = "invoice.anomaly was answered 500"
 
 
 @pytest.fixture(scope="module")
@@ -118,12 +122,33 @@ async def test_the_fault_of_a_connection_is_told_apart(up, check):
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize(("fault", "line"), [("order", Check.OLDER), ("no anomalies", "scenario paid-late")])
+@pytest.mark.parametrize(("fault", "line"), [("order", Check.OLDER), ("stutters", "scenario paid-late")])
 async def test_what_only_whole_scenarios_show(up, check, fault, line):
     async with opened(Merchant(fault)) as merchant:
         lines = found(await check(await project_of(up, merchant), "--json"))
         assert named(lines, "fail") == {line}
+    assert lines[line]["seen"].startswith("sequence 1 after 2: answered 409" if fault == "order" else STUTTERED)
     assert named(lines, "pass") == (set(Check) | SCENARIOS) - {line}
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("fault", ["", "stutters"])
+async def test_where_nobody_can_pay_scenarios_are_simulated(up, check, fault):
+    can_simulate = any(route.path == "/invoices/{id}/simulate" for route in ROUTES)
+    played = SCENARIOS if can_simulate else {"scenario confirm-without-payment"}
+    judged = set(Check) - (set() if can_simulate else {Check.OLDER})
+    failed = {"scenario paid-late"} & played if fault else set()
+    await up.rpc.call("unloadwallet", "payer")
+    try:
+        async with opened(Merchant(fault)) as merchant:
+            lines = found(await check(await project_of(up, merchant), "--json"))
+            assert {lines[name]["seen"] for name in named(lines, "fail")} == ({STUTTERED} if failed else set())
+            assert named(lines, "fail") == failed
+            assert named(lines, "pass") == (judged | played) - failed
+            payments = [json.loads(body)["data"]["payments"] for _, body, _ in merchant.received]
+        assert all(payment["simulated"] for paid in payments for payment in paid)
+    finally:
+        await up.rpc.call("loadwallet", "payer")
 
 
 async def test_people_read_what_to_mend(up, check):

@@ -12,6 +12,14 @@ BEGIN
   RETURN NEW;
 END
 $$;
+CREATE FUNCTION public.delivery_project() RETURNS trigger
+    LANGUAGE plpgsql
+    AS $$
+BEGIN
+  SELECT project_id INTO NEW.project_id FROM endpoint WHERE id = NEW.endpoint_id;
+  RETURN NEW;
+END
+$$;
 CREATE TABLE public.operator_action (
     id bigint NOT NULL,
     happened_at timestamp with time zone NOT NULL,
@@ -134,6 +142,7 @@ CREATE TABLE public.delivery (
     dead_reason text,
     crash_count integer DEFAULT 0 NOT NULL,
     cancel_reason text,
+    project_id text NOT NULL,
     CONSTRAINT delivery_attempts_check CHECK ((attempts >= 0)),
     CONSTRAINT delivery_cancelled_check CHECK (((state = 'cancelled'::text) = (cancel_reason IS NOT NULL))),
     CONSTRAINT delivery_check CHECK (((state = 'in_flight'::text) = (lease_token IS NOT NULL))),
@@ -572,13 +581,16 @@ ALTER TABLE ONLY public.tx
     ADD CONSTRAINT tx_pkey PRIMARY KEY (txid);
 CREATE INDEX attempt_of_delivery ON public.attempt USING btree (delivery_id, id);
 CREATE INDEX delivery_due ON public.delivery USING btree (endpoint_id, next_attempt_at, id) WHERE (state = 'pending'::text);
+CREATE INDEX delivery_given_up ON public.delivery USING btree (id) WHERE (state <> ALL (ARRAY['pending'::text, 'in_flight'::text, 'delivered'::text]));
 CREATE INDEX delivery_lease ON public.delivery USING btree (lease_until) WHERE (state = 'in_flight'::text);
-CREATE INDEX delivery_of_event ON public.delivery USING btree (event_id);
 CREATE INDEX delivery_of_invoice ON public.delivery USING btree (invoice_id, id);
+CREATE INDEX delivery_of_project ON public.delivery USING btree (project_id, id);
 CREATE UNIQUE INDEX delivery_once ON public.delivery USING btree (event_id, endpoint_id) WHERE (replay_of IS NULL);
 CREATE UNIQUE INDEX delivery_one_in_flight ON public.delivery USING btree (endpoint_id, invoice_id) WHERE (state = 'in_flight'::text);
+CREATE UNIQUE INDEX delivery_one_open_replay ON public.delivery USING btree (event_id, endpoint_id) WHERE ((replay_of IS NOT NULL) AND (state = ANY (ARRAY['pending'::text, 'in_flight'::text])));
 CREATE UNIQUE INDEX delivery_one_suspect_in_flight ON public.delivery USING btree ((true)) WHERE ((state = 'in_flight'::text) AND (crash_count >= 3));
 CREATE INDEX delivery_open ON public.delivery USING btree (endpoint_id, invoice_id, sequence) WHERE (state = ANY (ARRAY['pending'::text, 'in_flight'::text]));
+CREATE INDEX delivery_replays ON public.delivery USING btree (event_id, id) WHERE (replay_of IS NOT NULL);
 CREATE INDEX delivery_suspect ON public.delivery USING btree (endpoint_id, next_attempt_at) WHERE ((state = 'pending'::text) AND (crash_count >= 3));
 CREATE UNIQUE INDEX endpoint_default ON public.endpoint USING btree (project_id) WHERE is_default;
 CREATE INDEX endpoint_disabled ON public.endpoint USING btree (id) WHERE (status = 'disabled'::text);
@@ -611,6 +623,7 @@ CREATE INDEX tx_anchor ON public.tx USING btree (anchor_height) WHERE (anchor_he
 CREATE INDEX tx_conflict ON public.tx USING btree (conflict_height) WHERE (conflict_height IS NOT NULL);
 CREATE INDEX tx_input_outpoint ON public.tx_input USING btree (outpoint);
 CREATE INDEX tx_open ON public.tx USING btree (txid) WHERE (state = ANY (ARRAY['mempool'::text, 'replaced'::text, 'evicted'::text]));
+CREATE TRIGGER delivery_has_project BEFORE INSERT ON public.delivery FOR EACH ROW EXECUTE FUNCTION public.delivery_project();
 CREATE TRIGGER judgement_is_append_only BEFORE DELETE OR UPDATE OR TRUNCATE ON public.judgement FOR EACH STATEMENT EXECUTE FUNCTION public.refuse_change();
 CREATE TRIGGER ledger_is_immutable BEFORE DELETE OR UPDATE OR TRUNCATE ON public.ledger_entry FOR EACH STATEMENT EXECUTE FUNCTION public.refuse_change();
 CREATE TRIGGER operator_action_chain BEFORE INSERT ON public.operator_action FOR EACH ROW EXECUTE FUNCTION public.chain_operator_action();

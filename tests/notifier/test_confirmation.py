@@ -71,7 +71,8 @@ async def test_a_click_is_posted_once_and_its_answer_told(shop: Shop, receiver: 
     assert (row["state"], row["delivered"], row["lease_token"], row["lease_until"]) == ("answered", True, None, None)
     response = row["response"]
     assert response == {
-        "status": 200, "durationMs": response["durationMs"], "body": "ok", "error": None, "click": 1
+        "status": 200, "durationMs": response["durationMs"], "body": "ok", "error": None, "outcome": "success",
+        "click": 1,
     }  # fmt: skip
     assert 0 <= response["durationMs"] < 2000
     (post,) = receiver.posts

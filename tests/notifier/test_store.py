@@ -724,11 +724,12 @@ async def plans_at_scale(shop: Shop, finished: int, followers: int, endpoints: i
     assert used >= {"delivery_due", "delivery_open", "delivery_lease", "delivery_pkey", "attempt_pkey"}
 
 
-@pytest.mark.case(19, 21)
+@pytest.mark.case(19)
 async def test_no_statement_scans_a_table(shop: Shop):
     await plans_at_scale(shop, finished=20_000, followers=1_000, endpoints=50)
 
 
+@pytest.mark.case(19, 21)
 @pytest.mark.soak
 @pytest.mark.timeout(900)
 async def test_no_statement_scans_a_table_of_a_million_rows(shop: Shop):

@@ -28,7 +28,7 @@ def test_help_is_the_map():
     assert done.returncode == 0
     verbs = (
         "watcher api notifier doctor audit health version sink regtest project invoice db key descriptor chain rate "
-        "config anomaly transaction actions endpoint listen verify"
+        "config anomaly transaction actions deliveries events endpoint listen verify"
     )
     for verb in verbs.split():
         assert f"\n  {verb} " in done.stdout

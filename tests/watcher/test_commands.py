@@ -16,7 +16,7 @@ from regtest.node import Node
 from tests.support import ENCRYPTION_KEY
 from tests.watcher.test_cli import paywatch
 from tests.watcher.world import World
-from watcher.commands import flat, lines
+from watcher.commands import flat, lines, table
 from watcher.runtime.ids import new_id
 from watcher.store.witness import Witness
 
@@ -249,3 +249,12 @@ def test_values_are_shown_as_one_reads_them():
         "n    1", "l    x; y", "p.0  i 1", "p.1  i 2", "e    none",
     ]  # fmt: skip
     assert flat(document) == {"a": "-", "b": "yes", "c": "none", "d": "x 1, y.z q; s", "e": "none", "f.g": "no"}
+
+
+def test_what_others_wrote_stays_on_its_line_and_does_nothing_to_the_terminal():
+    """References and descriptions are a shop's, or its customers'."""
+    document = {"reference": "a\x1b[2J\nstatus  CONFIRMED", "metadata": {"k\x07": ["\x9b31m", {"x": "\u202e"}]}}
+    text = lines(document)
+    assert all(line.isprintable() for line in text.splitlines())
+    assert words(text) == {"reference": "a\\x1b[2J\\nstatus CONFIRMED", "metadata.k\\x07": "\\x9b31m; x \\u202e"}
+    assert table([["a\x1b", 1], ["b", "\n"]]) == "a\\x1b  1\nb      \\n"

@@ -1,10 +1,22 @@
 """Rows as the JSON that calls answer; `schemas.answers` describes it. Invoices are made by `rules.payloads`."""
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from typing import Any
 
+from watcher.rules.deliveries import (
+    Ahead,
+    Latest,
+    Plan,
+    Queued,
+    Replay,
+    told_dead_reason,
+    told_disabled_reason,
+    told_failure,
+    waiting,
+)
 from watcher.rules.ledger import CONFIRMED, HELD, PENDING, TEST
 from watcher.rules.money import BTC, btc_text, fiat_text, signed_btc_text, signed_fiat_text, value_at
 from watcher.rules.payloads import time_text
@@ -32,7 +44,9 @@ def project(project: Project, *, to_operator: bool) -> dict[str, Any]:
         "currency": project.currency,
         "notificationUrl": project.notification_url,
         "notificationUrlStatus": project.endpoint_status,
-        "notificationUrlDisabledReason": disabled_reason(project.endpoint_disabled_reason, to_operator=to_operator),
+        "notificationUrlDisabledReason": told_disabled_reason(
+            project.endpoint_disabled_reason, to_operator=to_operator
+        ),
         "descriptor": project.descriptor if to_operator else None,
         "confirmationPolicy": _policy(project.policy, project.currency),
         "tolerance": _tolerance(project.policy.tolerance),
@@ -105,14 +119,20 @@ def event(row: Row) -> dict[str, Any]:
     return {"id": row["id"], "cursor": str(row["feed_position"]), **json.loads(row["body"])}
 
 
-def timeline_line(row: Row) -> dict[str, Any]:
-    """A line of a timeline."""
+def timeline_line(row: Row, *, to_operator: bool) -> dict[str, Any]:
+    """A line of a timeline; a project's key is not told why no connection was made."""
+    detail = row["detail"]
+    if row["kind"] == "confirmation_failed":
+        answered = detail["response"]
+        detail = detail | {"response": answered | endpoint_answer(answered, to_operator=to_operator)}
+        if not to_operator:
+            detail["response"].pop("outcome", None)
     return {
         "id": str(row["id"]),
         "at": time_text(row["happened_at"]),
         "kind": row["kind"],
-        "text": sentence(row["kind"], row["detail"]),
-        "detail": row["detail"],
+        "text": sentence(row["kind"], detail),
+        "detail": detail,
     }
 
 
@@ -175,8 +195,8 @@ def webhook_secret(secret: WebhookSecret) -> dict[str, Any]:
     }
 
 
-def delivery(row: Row, attempts: Sequence[Row]) -> dict[str, Any]:
-    """A delivery with its attempts."""
+def delivery(row: Row, attempts: Sequence[Row], *, to_operator: bool) -> dict[str, Any]:
+    """A delivery with its attempts; a project's key is not told why no connection was made."""
     is_pending = row["state"] == "pending"
     return {
         "id": row["id"],
@@ -185,33 +205,77 @@ def delivery(row: Row, attempts: Sequence[Row]) -> dict[str, Any]:
         "projectId": row["project_id"],
         "invoiceId": row["invoice_id"],
         "sequence": row["sequence"],
+        "endpointId": numbered_id("end", row["endpoint_id"]),
         "url": row["url"],
         "state": row["state"],
         "held": is_pending and row["endpoint_status"] == "disabled",
+        "waitingFor": _waiting_for(row, to_operator=to_operator) if is_pending else None,
         "attemptCount": row["attempts"],
-        "attempts": [_attempt(attempt) for attempt in attempts],
+        "attempts": [_attempt(attempt, to_operator=to_operator) for attempt in attempts],
         "nextAttemptAt": time_text(row["next_attempt_at"]) if is_pending else None,
         "createdAt": time_text(row["created_at"]),
         "deliveredAt": time_text(row["delivered_at"]) if row["delivered_at"] else None,
-        "deadReason": row["dead_reason"],
+        "deadReason": told_dead_reason(row["dead_reason"], to_operator=to_operator),
         "cancelReason": row["cancel_reason"],
         "replayOf": row["replay_of"],
     }
 
 
-def _attempt(row: Row) -> dict[str, Any]:
+def _waiting_for(row: Row, *, to_operator: bool) -> dict[str, Any]:
+    is_disabled = row["endpoint_status"] == "disabled"
+    ahead = Ahead(row["ahead_id"], row["ahead_sequence"], row["ahead_overtake_after"]) if row["ahead_id"] else None
+    found = waiting(
+        Queued(
+            row["attempts"], row["next_attempt_at"], row["blocked_until"],
+            told_disabled_reason(row["disabled_reason"], to_operator=to_operator) if is_disabled else None, ahead,
+        ), row["now"],
+    )  # fmt: skip
+    return {
+        "kind": found.kind,
+        "text": found.text,
+        "until": time_text(found.until) if found.until else None,
+        "deliveryId": found.delivery_id,
+    }
+
+
+def _attempt(row: Row, *, to_operator: bool) -> dict[str, Any]:
+    outcome, error = told_failure(row["outcome"], row["error"], to_operator=to_operator)
     head = row["response_head"]
     return {
         "id": str(row["id"]),
         "number": row["number"],
         "startedAt": time_text(row["started_at"]),
         "durationMs": row["duration_ms"],
-        "outcome": row["outcome"],
+        "outcome": outcome,
         "status": row["http_status"],
-        "error": row["error"],
+        "error": error,
         "body": head.decode(errors="replace") if head is not None else None,
         "late": row["late"],
     }
+
+
+def replay(planned: Plan, *, dry_run: bool) -> dict[str, Any]:
+    """What is, or would be, sent again."""
+    sent = planned.sent
+    return {
+        "dryRun": dry_run,
+        "queued": len(sent),
+        "held": sum(latest.is_endpoint_disabled for latest in sent),
+        "inFlight": len(planned.ids(Replay.UNDER_WAY)),
+        "types": dict(sorted(Counter(latest.event_type for latest in sent).items())),
+        "first": _told(sent[0]) if sent else None,
+        "last": _told(sent[-1]) if sent else None,
+    }
+
+
+def _told(latest: Latest) -> dict[str, Any]:
+    return {"id": latest.event_id, "type": latest.event_type, "cursor": str(latest.position)}
+
+
+def endpoint_answer(response: Mapping[str, Any], *, to_operator: bool) -> dict[str, Any]:
+    """What a notification URL answered to a click, as the asker may see it."""
+    _, error = told_failure(response.get("outcome", ""), response["error"], to_operator=to_operator)
+    return {name: response[name] for name in ("status", "durationMs", "body")} | {"error": error}
 
 
 def endpoint(row: Row, *, to_operator: bool) -> dict[str, Any]:
@@ -222,7 +286,7 @@ def endpoint(row: Row, *, to_operator: bool) -> dict[str, Any]:
         "url": row["url"],
         "default": row["is_default"],
         "status": row["status"],
-        "disabledReason": disabled_reason(row["disabled_reason"], to_operator=to_operator),
+        "disabledReason": told_disabled_reason(row["disabled_reason"], to_operator=to_operator),
         "failingSince": time_text(row["failing_since"]) if row["failing_since"] else None,
         "pausedUntil": time_text(row["paused_until"]) if row["paused_until"] else None,
         "consecutiveFailures": row["consecutive_failures"],
@@ -230,8 +294,3 @@ def endpoint(row: Row, *, to_operator: bool) -> dict[str, Any]:
         "waiting": row["waiting"],
         "held": row["status"] == "disabled" and row["waiting"] > 0,
     }
-
-
-def disabled_reason(reason: str | None, *, to_operator: bool) -> str | None:
-    """Why an endpoint is disabled; only operators learn that it is inside, which would tell what listens there."""
-    return "failing" if reason == "blocked_target" and not to_operator else reason

@@ -225,7 +225,9 @@ async def show_timeline(call: Call[Nothing, LinePage]) -> Answer:
     """Everything that happened to an invoice and why, in order."""
     await _check_visible(call)
     rows = await events.timeline(call.context.pool, call.id, int(call.query.cursor), call.query.limit)
-    return Answer(200, documents.listing([documents.timeline_line(row) for row in rows], call.query.limit))
+    to_operator = call.principal.project is None
+    lines = [documents.timeline_line(row, to_operator=to_operator) for row in rows]
+    return Answer(200, documents.listing(lines, call.query.limit))
 
 
 async def _check_visible(call: Call[Any, Any]) -> None:
@@ -245,7 +247,7 @@ async def confirm_without_payment(call: Call[Nothing, Nothing]) -> Answer:
         told = await confirmation.request(context.pool, context.doorbell, call.id, context.settings.base_url)
     except confirmation.NotAllowed as error:
         raise conflict(error.message) from None
-    response = {name: told.response[name] for name in ("status", "durationMs", "body", "error")}
+    response = documents.endpoint_answer(told.response, to_operator=call.principal.project is None)
     answer = Answer(200, {"delivered": told.delivered, "response": response, "invoice": await _document(call)})
     if not told.delivered:
         return answer

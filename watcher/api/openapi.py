@@ -11,6 +11,7 @@ from watcher.api.errors import CONTENT_TYPE
 from watcher.api.routes import BASE, ROUTES
 from watcher.api.schemas import answers
 from watcher.api.schemas.base import ENDPOINT, ID, OUTPOINT, Model
+from watcher.api.schemas.health import Health
 from watcher.api.schemas.requests import Nothing
 from watcher.api.tables import CSV
 from watcher.runtime.metrics import paywatch_version
@@ -91,7 +92,7 @@ class _Untitled(GenerateJsonSchema):
 
 def _schemas() -> Json:
     models = {route.answer for route in ROUTES} | {route.body for route in ROUTES if route.body is not Nothing}
-    models |= {answers.Webhook, answers.AnomalyWebhook, answers.Problem, answers.Health}
+    models |= {answers.Webhook, answers.AnomalyWebhook, answers.Problem, Health}
     ordered = sorted(models, key=lambda model: model.__name__)
     wanted: list[tuple[type[Model], JsonSchemaMode]] = [(model, "validation") for model in ordered]
     _, schemas = models_json_schema(wanted, ref_template=REF, schema_generator=_Untitled)
@@ -167,7 +168,7 @@ def _problem(status: int) -> Json:
 
 def _probes() -> Json:
     """The calls for operators' machines, at the server's root and without a key."""
-    ok = {"description": "It works.", "content": _content(answers.Health)}
+    ok = {"description": "It works.", "content": _content(Health)}
     verbose = {"name": "verbose", "in": "query", "schema": {"type": "string"}, "description": "Show every check."}
     common: Json = {"security": [], "tags": ["operations"]}
     return {

@@ -12,6 +12,7 @@ from watcher.api.schemas.base import (
     AMOUNT,
     AMOUNT_SENTENCE,
     ENDPOINT,
+    EVENT_TYPE,
     ID,
     ID_PREFIXES,
     NO_NUL,
@@ -96,6 +97,7 @@ SENTENCES = {
     f"^{OUTPOINT}$": "write a txid of 64 hexadecimal digits in lower case, a colon and the output's number, such as "
     f"{'a1' * 32}:0",
     POSITION: "write digits alone, such as 1042",
+    EVENT_TYPE: "write a type of events, such as invoice.confirmed",
     ENDPOINT: "write the endpoint's id, as a delivery has it",
     **{f"^{prefix}_{ID}$": f"write an id such as {prefix}_01ARZ3NDEKTSV4RRFFQ69G5FAV" for prefix in ID_PREFIXES},
 }

@@ -15,6 +15,7 @@ from watcher.api.dispatch import Route
 from watcher.api.schemas import answers, requests
 from watcher.api.schemas import endpoints as of_endpoints
 from watcher.api.schemas import webhook_secrets as secret_schemas
+from watcher.api.schemas.replays import Queued
 
 BASE = "/api/v1"
 
@@ -92,14 +93,14 @@ ROUTES = (
         query=requests.Feed, also=(404,),
     ),
     Route(
-        "POST", "/events/redeliver", events.redeliver, "Send events again", answers.Queued,
+        "POST", "/events/redeliver", events.redeliver, "Send events again", Queued,
         body=requests.EventReplay, status=202, also=(404,),
     ),
     Route(
         "GET", "/deliveries", deliveries.show_all, "List deliveries", answers.DeliveryList,
         query=requests.DeliveryPage, also=(404,),
     ),
-    Route("GET", "/deliveries/{id}", deliveries.show, "Show a delivery with its attempts", answers.Delivery),
+    Route("GET", "/deliveries/{id}", deliveries.show, "Show a delivery with its attempts", answers.DeliveryDetail),
     Route(
         "POST", "/deliveries/{id}/redeliver", deliveries.redeliver, "Send a delivery's event again",
         answers.Delivery, status=202, also=(409,),

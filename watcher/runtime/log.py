@@ -12,6 +12,8 @@ from typing import Any
 
 import structlog
 
+from watcher.runtime.text import printable
+
 SECRET = re.compile(
     r"whsec_[A-Za-z0-9+/=_-]+"
     r"|pw_[a-z]+_[A-Za-z0-9_-]{20,}"
@@ -43,6 +45,14 @@ def _crashed(kind: type[BaseException], error: BaseException, trace: TracebackTy
     structlog.get_logger().critical("crashed", exc_info=(kind, error, trace))
 
 
+def _escape(_logger: object, _method: str, fields: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """What others wrote does nothing to a terminal; JSON escapes by itself."""
+    for name, value in fields.items():
+        if isinstance(value, str):
+            fields[name] = printable(value, keep="\n" if name == "exception" else "")
+    return fields
+
+
 class _Libraries(logging.Handler):
     """What libraries say by the standard library's logging goes the same way."""
 
@@ -62,6 +72,7 @@ def configure(level: str, style: str, role: str) -> None:
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.format_exc_info,
+            *([_escape] if text else []),
             _Redacted(renderer),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),

@@ -7,11 +7,12 @@ from collections.abc import Mapping
 from typing import Any
 
 
-def where(conditions: Mapping[str, Any]) -> tuple[str, list[Any]]:
+def where(conditions: Mapping[str, Any], *more: str, first: int = 1) -> tuple[str, list[Any]]:
     """The clause and its arguments, from conditions such as `{"status =": status}`; None does not restrict.
 
-    The keys become part of the statement: they are constants of the caller, never input.
+    The keys and `more` (whole conditions, '' for none) become part of the statement: they are constants of the
+    caller, never input. The arguments are numbered from `first`.
     """
     given = {text: value for text, value in conditions.items() if value is not None}
-    clause = " AND ".join(f"{text} ${number}" for number, text in enumerate(given, 1))
-    return f"WHERE {clause}" if clause else "", list(given.values())
+    parts = [f"{text} ${number}" for number, text in enumerate(given, first)] + [text for text in more if text]
+    return f"WHERE {' AND '.join(parts)}" if parts else "", list(given.values())

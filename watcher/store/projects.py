@@ -77,6 +77,12 @@ async def page(connection: Connection, only: str | None, before: str | None, lim
     return [of_row(row) for row in rows]
 
 
+async def feed_position(connection: Connection, project_id: str) -> int | None:
+    """The position of the newest event of a project; None if there is no such project."""
+    position: int | None = await connection.fetchval("SELECT feed_position FROM project WHERE id = $1", project_id)
+    return position
+
+
 async def update(
     connection: Connection, project_id: str, *, name: str | None, mode: str | None, policy: Policy | None
 ) -> None:

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from watcher.api.schemas.answers import Health, Problem
+from watcher.api.schemas.answers import Problem
+from watcher.api.schemas.health import Health
 from watcher.rules import health as states
 from watcher.rules.rates import Combined, Evidence, Verdict
 from watcher.runtime.migrate import migrations

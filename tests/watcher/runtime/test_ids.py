@@ -3,10 +3,11 @@
 import re
 import time
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from watcher.runtime.ids import ALPHABET, encode_id, new_id
+from watcher.runtime.ids import ALPHABET, encode_id, new_id, number_of, numbered_id
 
 FORM = re.compile(r"inv_[0-9A-HJKMNP-TV-Z]{26}")
 TIMES = st.integers(0, 2**48 - 1)
@@ -45,3 +46,17 @@ def test_a_new_one_is_of_this_moment_and_never_twice():
     after_ms = time.time_ns() // 1_000_000
     assert len(set(ids)) == len(ids)
     assert all(FORM.fullmatch(one) and before_ms <= decoded(one) >> 80 <= after_ms for one in ids)
+
+
+@given(st.integers(1, 2**63 - 1), st.integers(1, 2**63 - 1))
+def test_numbered_ids_can_be_read_back_and_sort_by_number(one: int, other: int):
+    assert number_of("end", numbered_id("end", one)) == one
+    assert (numbered_id("end", one) < numbered_id("end", other)) == (one < other)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "42", "end_42", "end_", "evt_" + "0" * 26, "end_" + "0" * 25 + "A", "end_" + "0" * 25 + "²",
+             numbered_id("end", 2**63), "end_end_" + "0" * 22, "0" * 26],
+)  # fmt: skip
+def test_what_is_no_numbered_id_has_no_number(text: str):
+    assert number_of("end", text) is None

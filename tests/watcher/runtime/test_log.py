@@ -2,6 +2,7 @@
 
 import base64
 import json
+import re
 import subprocess
 import sys
 
@@ -152,3 +153,19 @@ def test_what_libraries_say_is_a_line_like_any_other():
     )  # fmt: skip
     assert (failed["logger"], failed["level"], failed["message"]) == ("asyncio", "error", "failed")
     assert "hunter2" not in failed["exception"]
+
+
+def test_foreign_text_does_nothing_to_a_terminal():
+    """As text, and as JSON; tracebacks keep their lines."""
+    hostile = r"log.info('answered', body='\x1b[2J\x00<b>\u202ewhsec_c2VjcmV0', also=['\x1b[31m'], three='a\nb')"
+    told = logged(hostile, style="text")
+    assert "\\x1b[2J\\x00<b>\\u202e***" in told
+    assert "\\x1b[31m" in told
+    assert "a\\nb" in told
+    colours = re.compile(r"\x1b\[[0-9;]*m")
+    assert colours.sub("", told).rstrip("\n").isprintable()
+    (line,) = lines(hostile)
+    assert line["body"] == "\x1b[2J\0<b>\u202e***"
+    trace = logged(r"try: raise ValueError('\x1b[2J')" + "\nexcept ValueError: log.exception('failed')", style="text")
+    assert "\\x1b[2J" in trace
+    assert "\nTraceback" in trace or "Traceback (most recent call last):\n" in trace

@@ -101,6 +101,15 @@ INSERT INTO project_secret (project_id, key_number, secret, expires_at)
 SELECT id, number, 'whsec_' || number, CASE number WHEN 1 THEN now() END FROM project, generate_series(1, 2) number;
 INSERT INTO operator_action (happened_at, action, reason, detail)
 VALUES (now(), 'heal', 'an audit', '{{}}'), (now(), 'skip', 'a restore', '{{}}');
+INSERT INTO endpoint (project_id, url, is_default) SELECT id, 'https://shop.example', true FROM project;
+INSERT INTO event (id, project_id, invoice_id, type, sequence, feed_position, body, created_at)
+SELECT 'evt_' || repeat('0', 26), project_id, id, 'invoice.new', 1, 1, '{{}}', now() FROM invoice;
+INSERT INTO delivery (id, event_id, endpoint_id, invoice_id, sequence, next_attempt_at, created_at, state, replay_of,
+  delivered_at)
+SELECT 'dlv_' || repeat(code, 26), v.id, e.id, v.invoice_id, 1, now(), now(), state, 'dlv_' || repeat(original, 26),
+  CASE state WHEN 'delivered' THEN now() END
+FROM event v JOIN endpoint e USING (project_id),
+  (VALUES ('0', 'delivered', NULL), ('1', 'pending', '0'), ('2', 'pending', '0')) AS n(code, state, original);
 """
 
 
@@ -119,6 +128,11 @@ async def test_rows_of_before_are_brought_along(empty_url: str):
         assert found == Policy((), 1, False, 7, eviction_limit, cap, Tolerance())
     invoice = await connection.fetchrow("SELECT * FROM invoice")
     assert (invoice["anomaly_confirmations"], invoice["eviction_limit_hours"], invoice["labels"]) == (7, 5, ["test"])
+    log = await connection.fetch("SELECT project_id, state, dead_reason FROM delivery ORDER BY id")
+    assert {row["project_id"] for row in log} == {"prj_" + 26 * "0"}
+    assert [(row["state"], row["dead_reason"]) for row in log] == [
+        ("delivered", None), ("dead", "replayed_twice"), ("pending", None),
+    ]  # fmt: skip
     assert list(check_log(await actions.chain_after(connection, 0, 10), await actions.end(connection))) == []
     secrets = await connection.fetch(
         "SELECT s.*, p.created_at = s.created_at AS is_as_old "

@@ -8,6 +8,7 @@ from notifier.rules.delivery import DISABLED_REASONS
 from notifier.store import Store
 from tests.notifier.support import Shop
 from tests.notifier.test_store import until_waiting_for_a_lock
+from tests.support import RING
 from watcher.api.schemas.endpoints import DisabledReason
 from watcher.runtime.db import Pool
 from watcher.store import endpoints, projects
@@ -75,8 +76,8 @@ async def test_retiring_leaves_what_has_ended(shop: Shop):
     number = await shop.endpoint(URL)
     done, waits, sent = await shop.deliver_all(number, [(invoice, 1) for invoice in await shop.invoices(3)])
     await shop.pool.execute("UPDATE delivery SET state = 'delivered', delivered_at = now() WHERE id = $1", done)
-    await shop.pool.execute("UPDATE delivery SET next_attempt_at = now() + interval '1 s' WHERE id = $1", waits)
-    claim = await Store(shop.pool, 20.0).claim(10, 0)
+    await shop.pool.execute("UPDATE delivery SET next_attempt_at = now() + interval '1 hour' WHERE id = $1", waits)
+    claim = await Store(shop.pool, 20.0, RING).claim(10, 0)
     assert [delivery.id for delivery in claim.deliveries] == [sent]
     await shop.pool.execute("UPDATE endpoint SET failing_since = now(), warned = true")
     assert await endpoints.retire(shop.pool, number, "moved") == 2

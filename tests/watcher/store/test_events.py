@@ -1,6 +1,6 @@
 """Events as readers see them."""
 
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
 import pytest
 
@@ -30,29 +30,6 @@ async def test_the_feed_and_an_invoices_events_are_read_from_where_one_was(pool,
     assert [row["id"] for row in await events.feed(pool, project, 1, 1)] == ids[1:2]
     assert [row["id"] for row in await events.of_invoice(pool, one, 0, 9)] == [ids[0], ids[2]]
     assert [row["id"] for row in await events.of_invoice(pool, one, 1, 9)] == [ids[2]]
-
-
-async def test_first_deliveries_are_found_by_event_and_by_range_and_replays_never(pool, project):
-    invoice = await add_invoice(pool, project, 100)
-    ids = [await tell(pool, project, invoice, n + 1, NOW + timedelta(hours=n)) for n in range(4)]
-    await pool.execute(
-        "INSERT INTO delivery (id, event_id, endpoint_id, invoice_id, sequence, next_attempt_at, created_at, "
-        "replay_of) SELECT $1, event_id, endpoint_id, invoice_id, sequence, now(), now(), id FROM delivery "
-        "WHERE sequence = 1",
-        new_id("dlv"),
-    )
-
-    async def positions(after=0, since=None, until=None, limit=9) -> list[int]:
-        rows = await events.first_deliveries_in(pool, project, after, since, until, limit)
-        return [row["feed_position"] for row in rows]
-
-    assert await positions() == [1, 2, 3, 4]
-    assert await positions(after=3) == [4]
-    assert await positions(since=NOW + timedelta(hours=1), until=NOW + timedelta(hours=3)) == [2, 3]
-    assert await positions(limit=2) == [1, 2]
-    named = await events.first_deliveries_of(pool, project, [ids[2], ids[0]])
-    assert [row["feed_position"] for row in named] == [1, 3]
-    assert await events.first_deliveries_of(pool, new_id("prj"), ids) == []
 
 
 async def test_a_timeline_is_read_in_order(pool, project):

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 import asyncpg
 import pytest
 
+from regtest.wait import wait_for
 from tests.watcher.world import HOOK, World
 from watcher.runtime.db import Pool
 from watcher.runtime.ids import new_id
@@ -146,6 +147,31 @@ async def test_a_reader_that_has_seen_a_position_has_seen_all_before_it(pool):
     assert await positions(pool, other) == list(range(1, 3 * 2 * rounds + 1))
     rows = await pool.fetch("SELECT array_agg(sequence ORDER BY feed_position) AS told FROM event GROUP BY invoice_id")
     assert {tuple(row["told"]) for row in rows} == {tuple(range(1, 2 * rounds + 1))}
+
+
+@pytest.mark.parametrize("end", ["COMMIT", "ROLLBACK", "killed"])
+async def test_a_writer_that_stalls_holds_up_the_next_and_no_reader_sees_past_it(pool, database_url: str, end: str):
+    """The second one would have committed long before the first. It waits, whatever becomes of the first."""
+    world = await World.begin(pool)
+    slow, quick = [await asyncpg.connect(database_url) for _ in range(2)]
+    first, second = event(world.project_id, await world.invoice(), 1), event(world.project_id, await world.invoice(), 1)
+    await slow.execute("BEGIN")
+    await outbox.write(slow, [first], NOW)
+    pid = await slow.fetchval("SELECT pg_backend_pid()")
+    writing = asyncio.create_task(outbox.write(quick, [second], NOW))
+    blocked = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+    await wait_for(lambda: pool.fetchval(blocked), 20, "the second writer to wait")
+    assert await events.feed(pool, world.project_id, 0, 9) == []
+    assert not writing.done()
+    if end == "killed":
+        await pool.execute("SELECT pg_terminate_backend($1)", pid)
+    else:
+        await slow.execute(end)
+    await asyncio.wait_for(writing, 20)
+    told = [(row["feed_position"], row["id"]) for row in await events.feed(pool, world.project_id, 0, 9)]
+    assert told == ([(1, first.id), (2, second.id)] if end == "COMMIT" else [(1, second.id)])
+    for connection in (slow, quick):
+        await connection.close()
 
 
 async def test_events_are_not_larger_than_a_notifier_takes(pool):

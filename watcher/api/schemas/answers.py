@@ -9,6 +9,7 @@ from watcher.api.schemas.base import (
     Confirmations,
     Currency,
     DeliveryId,
+    EndpointId,
     EventId,
     Fiat,
     InvoiceId,
@@ -25,6 +26,8 @@ from watcher.api.schemas.base import (
     TxHash,
 )
 from watcher.api.schemas.endpoints import DisabledReason
+from watcher.api.schemas.health import Check
+from watcher.rules.deliveries import WaitingFor
 from watcher.rules.labels import MEANINGS, Label
 from watcher.rules.rates import Verdict
 from watcher.rules.risk import RiskVerdict
@@ -383,11 +386,23 @@ class Attempt(Model):
     number: Number
     started_at: Time
     duration_ms: Number
-    outcome: Text
+    outcome: Text = Field(
+        description="success, http (another status), timeout, tls, protocol, connect (no connection), internal, lost; "
+        "to operators also dns (the name has no address) and blocked (the guard refused the target)."
+    )
     status: Number | None
     error: Text | None
     body: Text | None = Field(description="The first 4 KiB of the answer.")
     late: Switch = Field(description="The answer came after another notifier had taken over.")
+
+
+class Waiting(Model):
+    """What a pending delivery waits for."""
+
+    kind: WaitingFor
+    text: Text = Field(description="In words.")
+    until: Time | None = Field(description="null: that is not known, or it is due.")
+    delivery_id: DeliveryId | None = Field(description="Of the earlier event of its invoice that goes first.")
 
 
 class Delivery(Model):
@@ -399,11 +414,13 @@ class Delivery(Model):
     project_id: ProjectId
     invoice_id: InvoiceId
     sequence: Number
+    endpoint_id: EndpointId
     url: Text
     state: Literal["pending", "in_flight", "delivered", "dead", "cancelled"]
     held: Switch = Field(description="It waits, since its endpoint is disabled.")
+    waiting_for: Waiting | None = Field(description="null unless it is pending.")
     attempt_count: Number
-    attempts: list[Attempt]
+    attempts: list[Attempt] = Field(description="In order; the newest 12 in lists, the newest 100 of one delivery.")
     next_attempt_at: Time | None = Field(description="null unless it is pending.")
     created_at: Time
     delivered_at: Time | None
@@ -415,15 +432,17 @@ class Delivery(Model):
     replay_of: DeliveryId | None
 
 
+class DeliveryDetail(Delivery):
+    """One event to one endpoint, with what is posted."""
+
+    body: Text = Field(description="The event, exactly as it is posted.")
+
+
 class DeliveryList(Listing[Delivery]):
-    """A page of deliveries, newest first."""
+    """A page of deliveries, newest first.
 
-
-class Queued(Model):
-    """How many deliveries will be sent."""
-
-    queued: Number
-    next_cursor: Text | None = Field(description="More events match: ask again with this as `after`.")
+    It may be short, or empty, and yet not be the last: `nextCursor` alone tells the end.
+    """
 
 
 class EndpointAnswer(Model):
@@ -448,40 +467,6 @@ class Complaint(Model):
 
     field: Text
     message: Text
-
-
-class ShownRate(Model):
-    """What a bitcoin costs in a currency."""
-
-    currency: Currency
-    rate: Text | None = Field(description="null: there is none, and no invoice can be made in this currency.")
-    age_seconds: float | None = Field(description="Since it was accepted.")
-
-
-class Check(Model):
-    """One thing that must work before requests can be served well."""
-
-    name: Text
-    ok: Switch
-    detail: Text
-    state: Text | None = Field(None, description="This and the following are told of the watcher, but for rates.")
-    tip_height: Number | None = Field(None, description="The last block that was read.")
-    node_height: Number | None = Field(None, description="The node's tip, as of the last question.")
-    lag_blocks: Number | None = Field(None, description="Blocks between them.")
-    lag_seconds: float | None = Field(None, description="Since the last look began by which time may be judged.")
-    prune_height: Number | None = Field(None, description="The first block that the node has; null: all of them.")
-    prune_margin_blocks: int | None = Field(None, description="How far pruning is away from what was not read.")
-    rates: list[ShownRate] | None = Field(None, description="Where rate_sources are asked.")
-    warnings: list[Text] = Field(
-        default_factory=list, description="What threatens, gaps that were accepted, and currencies without a rate."
-    )
-
-
-class Health(Model):
-    """Whether the server works."""
-
-    status: Literal["ok"]
-    checks: list[Check] = Field(default_factory=list)
 
 
 class Problem(Model):

@@ -49,6 +49,8 @@ POSITION = "^[0-9]{1,18}$"
 
 ENDPOINT = "^end_[0-9]{26}$"
 
+EVENT_TYPE = r"^[a-z_]+(\.[a-z_]+)*$"
+
 ID_PREFIXES = ("prj", "inv", "evt", "dlv")
 
 ID = r"[0-9A-HJKMNP-TV-Z]{26}"

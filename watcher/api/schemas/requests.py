@@ -1,13 +1,15 @@
 """What calls take: bodies and query parameters."""
 
+from datetime import datetime
 from decimal import Decimal
 from itertools import pairwise
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import AfterValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from watcher.api.schemas.base import (
+    EVENT_TYPE,
     NO_NUL,
     POSITION,
     PRINTABLE,
@@ -25,6 +27,7 @@ from watcher.api.schemas.base import (
     Outpoint,
     Percent,
     ProjectId,
+    Switch,
     Text,
     WebUrl,
 )
@@ -123,6 +126,16 @@ class ProjectSettings(Model):
 Name = Annotated[Text, Field(min_length=1, max_length=100, pattern=NO_NUL)]
 
 
+M = TypeVar("M", bound=Model)
+
+
+def in_order(model: M, start: datetime | None, end: datetime | None) -> M:
+    """The model, if its range of time is one."""
+    if start is not None and end is not None and start > end:
+        raise PydanticCustomError("range", "from is later than to: write the earlier time as from")
+    return model
+
+
 class NewProject(ProjectSettings):
     """A project to make. It starts in test mode."""
 
@@ -178,6 +191,14 @@ class EventReplay(Model):
     after: Position | None = Field(None, description="Events behind this cursor of the feed.")
     from_: Moment | None = Field(None, alias="from", description="Events written at this time or later.")
     to: Moment | None = Field(None, description="Events written before this time.")
+    state: Literal["pending", "delivered", "dead", "cancelled"] | None = Field(
+        None, description="Only events whose newest delivery is in this state; dead: it was given up."
+    )
+    dry_run: Switch = Field(False, description="Tell what would be sent, and write nothing.")
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        return in_order(self, self.from_, self.to)
 
 
 Why = Annotated[Text, Field(max_length=500, pattern=SAID, description="Kept for ever.")]
@@ -242,9 +263,7 @@ class ReportPage(Page):
 
     @model_validator(mode="after")
     def _in_order(self) -> Self:
-        if self.from_ is not None and self.to is not None and self.from_ > self.to:
-            raise PydanticCustomError("range", "from is later than to: write the earlier time as from")
-        return self
+        return in_order(self, self.from_, self.to)
 
 
 class InvoicePage(Page):
@@ -289,13 +308,26 @@ class ActionPage(Page):
 
 
 class DeliveryPage(Page):
-    """Deliveries, newest first."""
+    """Deliveries, newest first. A page may be short, or empty, and yet not be the last."""
 
     cursor: DeliveryId | None = Field(None, description="nextCursor of the page before.")
-    project_id: ProjectId | None = None
-    invoice_id: InvoiceId | None = None
-    event_id: EventId | None = None
-    state: Literal["pending", "in_flight", "delivered", "dead", "cancelled"] | None = None
+    project_id: ProjectId | None = Field(None, description="Deliveries of this project.")
+    invoice_id: InvoiceId | None = Field(None, description="Deliveries of this invoice's events.")
+    event_id: EventId | None = Field(None, description="Deliveries of this event, replays among them.")
+    endpoint_id: EndpointId | None = Field(None, description="Deliveries to this endpoint.")
+    state: Literal["pending", "in_flight", "held", "failing", "delivered", "dead", "cancelled"] | None = Field(
+        None,
+        description="held: pending, and its endpoint is disabled; failing: not finished, and an attempt has failed.",
+    )
+    type: Annotated[str, Field(max_length=100, pattern=EVENT_TYPE)] | None = Field(
+        None, description="Deliveries of events of this type, such as invoice.confirmed."
+    )
+    from_: Moment | None = Field(None, alias="from", description="Made at this time or later.")
+    to: Moment | None = Field(None, description="Made before this time.")
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        return in_order(self, self.from_, self.to)
 
 
 class EndpointPage(Page):
