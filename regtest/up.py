@@ -137,5 +137,8 @@ paywatch runs on regtest. Ctrl-C ends it; `paywatch regtest up` goes on where it
   database      {state.database}
 
 In another terminal: paywatch regtest status | mine | pay ID | reorg N | double-spend TXID | bump TXID
+Whole scenarios, and whether just the right events come of them: paywatch regtest trigger list
+A shop to buy in: PAYWATCH_API={state.api} PAYWATCH_OPERATOR_KEY={state.operator_key} \\
+                  {shlex.quote(sys.executable)} docs/shop/shop.py
 For all other commands, such as paywatch doctor: export PAYWATCH_CONFIG={shlex.quote(str(settings))}
 """

@@ -21,6 +21,7 @@ from watcher import (
     delivery_commands,
     endpoint_commands,
     history_commands,
+    integration_commands,
     operator_commands,
     receiver_commands,
 )
@@ -355,6 +356,7 @@ descriptor.command("export")(with_settings(_descriptor_export, DATABASE))
 descriptor.command("skip")(with_settings(_descriptor_skip))
 operator_commands.register(app)
 account_commands.register(app)
+integration_commands.register(app)
 delivery_commands.register(app)
 endpoint_commands.register(app)
 
