@@ -33,7 +33,8 @@ WITH n AS (
                        expires_at, required_confirmations, status, reason, set_closed, judge_at)
   SELECT 'inv_01' || lpad(n::text, 24, '0'), $1, n % 2 = 0, 25, 'BTC', 2500000000, script, 'order ' || n, now(),
          date_trunc('second', now()) + interval '1 day', 1,
-         CASE WHEN n % 1000 = 0 THEN 'INVALID' WHEN n > $4 THEN 'NEW' ELSE 'EXPIRED' END, 'expired', n <= $4,
+         CASE WHEN n % 1000 = 0 THEN 'INVALID' WHEN n > $4 THEN 'NEW' ELSE 'EXPIRED' END, 'expired',
+         n <= $4 OR n % 1000 = 0,
          CASE WHEN n > $4 AND n % 1000 <> 0 THEN now() + interval '1 day' END
   FROM n RETURNING id
 )

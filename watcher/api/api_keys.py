@@ -12,7 +12,7 @@ KEYS_MAX = 20
 NO_REASON = "no reason given"
 
 
-async def create(call: Call[KeyChange, Nothing]) -> Answer:
+async def create_api_key(call: Call[KeyChange, Nothing]) -> Answer:
     """Make another key of the project, shown this once. The others stay valid, so that a shop can change over."""
     async with call.work() as connection:
         await _check(call, connection)
@@ -24,7 +24,7 @@ async def create(call: Call[KeyChange, Nothing]) -> Answer:
         return await call.answer(connection, Answer(201, documents.api_key(made), {"apiKey": key}))
 
 
-async def show_all(call: Call[Nothing, Nothing]) -> Answer:
+async def show_api_keys(call: Call[Nothing, Nothing]) -> Answer:
     """The project's keys that can be used; never the keys themselves."""
     async with call.snapshot() as connection:
         await _check(call, connection)

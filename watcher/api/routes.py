@@ -54,10 +54,10 @@ ROUTES = (
         secret_schemas.WebhookSecret, body=secret_schemas.Revocation, also=(409,),
     ),
     Route(
-        "POST", "/projects/{id}/api-keys", api_keys.create, "Make another key of a project",
+        "POST", "/projects/{id}/api-keys", api_keys.create_api_key, "Make another key of a project",
         key_schemas.CreatedApiKey, body=key_schemas.KeyChange, status=201, also=(409,),
     ),
-    Route("GET", "/projects/{id}/api-keys", api_keys.show_all, "List a project's keys", key_schemas.ApiKeyList),
+    Route("GET", "/projects/{id}/api-keys", api_keys.show_api_keys, "List a project's keys", key_schemas.ApiKeyList),
     Route(
         "POST", "/api-keys/{id}/revoke", api_keys.revoke, "Revoke a project's key", key_schemas.ApiKey,
         body=key_schemas.KeyChange,
