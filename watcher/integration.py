@@ -19,7 +19,6 @@ from notifier.probing import Prober
 from notifier.rules import probes
 from notifier.rules.delivery import Answer, Outcome
 from notifier.rules.probes import Bench, Check, Event, Finding, Verdict
-from watcher.api.routes import ROUTES
 from watcher.in_process import Office, office
 from watcher.integration_plays import Play, plays_of
 from watcher.rules.money import BTC, fiat_text
@@ -65,11 +64,6 @@ class Shop:
     calls: Calls
     id: str
     currency: str
-
-    @property
-    def can_simulate(self) -> bool:
-        """Whether the API plays scenarios without coins."""
-        return any(route.path == "/invoices/{id}/simulate" for route in ROUTES)
 
     async def invoice(self, **fields: Any) -> dict[str, Any]:
         """A test invoice, in the project's currency; while that has no rate, in BTC."""

@@ -39,9 +39,6 @@ class Shop(Protocol):
     @property
     def id(self) -> str: ...  # noqa: D102 - the project's
 
-    @property
-    def can_simulate(self) -> bool: ...  # noqa: D102 - whether the API plays scenarios without coins
-
     async def invoice(self, **fields: Any) -> dict[str, Any]:
         """A test invoice of it."""
 
@@ -169,7 +166,7 @@ async def plays_of(settings: Settings, shop: Shop) -> AsyncIterator[Sequence[Pla
 
 
 def _simulated(shop: Shop) -> list[Simulated]:
-    return [Simulated(name, shop) for name in PLAYED] if shop.can_simulate else []
+    return [Simulated(name, shop) for name in PLAYED]
 
 
 async def _can_pay(chain: Chain) -> bool:

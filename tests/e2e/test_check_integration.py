@@ -10,7 +10,6 @@ from notifier.rules.probes import ADVICE, Check
 from tests.docs.shop import Shop
 from tests.e2e.merchants import Merchant, opened
 from tests.regtest.running import Done, Running, paywatch
-from watcher.api.routes import ROUTES
 
 pytestmark = pytest.mark.regtest
 
@@ -134,17 +133,14 @@ async def test_what_only_whole_scenarios_show(up, check, fault, line):
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("fault", ["", "stutters"])
 async def test_where_nobody_can_pay_scenarios_are_simulated(up, check, fault):
-    can_simulate = any(route.path == "/invoices/{id}/simulate" for route in ROUTES)
-    played = SCENARIOS if can_simulate else {"scenario confirm-without-payment"}
-    judged = set(Check) - (set() if can_simulate else {Check.OLDER})
-    failed = {"scenario paid-late"} & played if fault else set()
+    failed = {"scenario paid-late"} if fault else set()
     await up.rpc.call("unloadwallet", "payer")
     try:
         async with opened(Merchant(fault)) as merchant:
             lines = found(await check(await project_of(up, merchant), "--json"))
             assert {lines[name]["seen"] for name in named(lines, "fail")} == ({STUTTERED} if failed else set())
             assert named(lines, "fail") == failed
-            assert named(lines, "pass") == (judged | played) - failed
+            assert named(lines, "pass") == (set(Check) | SCENARIOS) - failed
             payments = [json.loads(body)["data"]["payments"] for _, body, _ in merchant.received]
         assert all(payment["simulated"] for paid in payments for payment in paid)
     finally:
