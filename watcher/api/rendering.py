@@ -47,10 +47,14 @@ WORDS = {
 
 
 def page_headers(policy: str) -> dict[str, str]:
-    """The headers of every page, beside its content's."""
+    """The headers of every page, beside its content's.
+
+    No other site learns what page sent somebody. With `no-referrer` a browser would also keep the Origin of forms from
+    us, and over plain http from another machine it sends no Sec-Fetch-Site: the console's own forms would be refused.
+    """
     return {
         "Content-Security-Policy": policy,
-        "Referrer-Policy": "no-referrer",
+        "Referrer-Policy": "same-origin" if policy == CONSOLE_POLICY else "no-referrer",
         "X-Content-Type-Options": "nosniff",
         "Cache-Control": "no-store",
     }

@@ -8,6 +8,7 @@ import segno
 from aiohttp import web
 from markupsafe import Markup
 
+from watcher.api.dispatch import OBJECT_ID
 from watcher.api.errors import Problem, not_found
 from watcher.console.visits import Visit, see, sentence
 from watcher.rules.money import sat_of_btc
@@ -98,7 +99,8 @@ async def act_on_chain(visit: Visit) -> web.Response:
 async def redeliver(visit: Visit) -> web.Response:
     """Send an event again, as a new delivery of the same event."""
     delivery_id = visit.request.match_info["id"]
-    project_id = await deliveries.project_of(visit.context.pool, delivery_id)
+    is_id = OBJECT_ID.fullmatch(delivery_id)
+    project_id = await deliveries.project_of(visit.context.pool, delivery_id) if is_id else None
     if project_id is None:
         raise not_found("delivery")
     project = await visit.project(project_id)

@@ -6,6 +6,7 @@ purpose.
 
 import asyncio
 from datetime import datetime, timedelta
+from ipaddress import IPv4Address, ip_address, ip_network
 
 from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
@@ -45,6 +46,17 @@ def wrong_with(password: str) -> str | None:
     if len(password) > LENGTH_MAX:
         return f"Write at most {LENGTH_MAX} characters."
     return None
+
+
+def whence(remote: str | None) -> str:
+    """The address that counts: of IPv6 the first half, since everybody has all addresses of such a network."""
+    try:
+        address = ip_address((remote or "").partition("%")[0])
+    except ValueError:
+        return remote or ""
+    if isinstance(address, IPv4Address):
+        return str(address)
+    return str(address.ipv4_mapped or ip_network((address, 64), strict=False))
 
 
 def pause(failures: int, last_at: datetime, free: int, now: datetime) -> timedelta:

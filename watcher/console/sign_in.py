@@ -1,6 +1,6 @@
 """Signing in and out, and the links that make an account or a new password."""
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from math import ceil
 
 import structlog
@@ -30,20 +30,33 @@ async def sign_in(request: web.Request) -> web.Response:
     pool, now = request.app[CONTEXT].pool, datetime.now(UTC)
     form = await form_of(request)
     name, password = form.get("name", "")[:100], form.get("password", "")
-    subjects = {f"name {name.lower()}": passwords.FREE_BY_NAME, f"address {request.remote}": passwords.FREE_BY_ADDRESS}
-    known = await accounts.failures(pool, list(subjects), now)
-    wait = max(passwords.pause(*known.get(one, (0, now)), free, now) for one, free in subjects.items())
+    by_name, by_address = f"name {name.lower()}", f"address {passwords.whence(request.remote)}"
+    wait = await _counted(pool, {by_name: passwords.FREE_BY_NAME, by_address: passwords.FREE_BY_ADDRESS}, now)
     if wait:
         text = f"There were too many attempts. Try again in {ceil(wait.total_seconds())} seconds."
         return _sign_in_page(request, name=name, error=text, status=429)
     found = await accounts.by_name(pool, name)
     if not await passwords.is_right(password, found[1] if found else None) or found is None:
-        await accounts.note_failure(pool, list(subjects), now)
         log.warning("console.sign_in_failed", account=found[0].id if found else None, address=request.remote)
         return _sign_in_page(request, name=name, error="The name or the password is wrong.", status=403)
-    await accounts.forget_failures(pool, next(iter(subjects)))
+    await accounts.forget_failures(pool, by_name)
+    await accounts.take_back_failure(pool, by_address)
     log.info("console.signed_in", account=found[0].id)
     return await _begin(request, pool, found[0].id, _next(request))
+
+
+async def _counted(pool: Pool, subjects: dict[str, int], now: datetime) -> timedelta:
+    """How long these have to wait. Nothing: then the attempt is counted, as failed until it has succeeded.
+
+    So a thousand guesses that come at one moment are not a thousand guesses.
+    """
+    async with pool.acquire() as connection, connection.transaction():
+        await accounts.one_at_a_time(connection)
+        known = await accounts.failures(connection, list(subjects), now)
+        wait = max(passwords.pause(*known.get(one, (0, now)), free, now) for one, free in subjects.items())
+        if not wait:
+            await accounts.note_failure(connection, list(subjects), now)
+    return wait
 
 
 def _sign_in_page(

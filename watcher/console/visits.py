@@ -12,13 +12,13 @@ from datetime import UTC, datetime
 from functools import wraps
 from http import HTTPStatus
 from typing import Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 from aiohttp import web
 
-from watcher.api.dispatch import CONTEXT, Context, call_of
-from watcher.api.errors import Problem, not_found, problem_of
-from watcher.api.parsing import json_object
+from watcher.api.dispatch import CONTEXT, OBJECT_ID, Context, call_of
+from watcher.api.errors import Problem, bad_request, not_found, problem_of, unprocessable
+from watcher.api.parsing import UNSTORABLE, json_object
 from watcher.api.rendering import CONSOLE_POLICY, html, rendered
 from watcher.api.routes import ROUTES
 from watcher.store import accounts, invoices, projects
@@ -56,14 +56,16 @@ class Visit:
     async def project(self, project_id: str) -> Project:
         """A project that the account may see. Raises `Problem` 404 for any other."""
         is_theirs = self.account.is_operator or project_id in self.account.project_ids
-        found = await projects.find(self.context.pool, project_id) if is_theirs else None
+        is_asked = is_theirs and OBJECT_ID.fullmatch(project_id)
+        found = await projects.find(self.context.pool, project_id) if is_asked else None
         if found is None:
             raise not_found("project")
         return found
 
     async def project_of_invoice(self, invoice_id: str) -> Project:
         """The project of an invoice that the account may see. Raises `Problem` 404 for any other."""
-        project_id = await invoices.project_of(self.context.pool, invoice_id)
+        is_id = OBJECT_ID.fullmatch(invoice_id)
+        project_id = await invoices.project_of(self.context.pool, invoice_id) if is_id else None
         if project_id is None:
             raise not_found("invoice")
         return await self.project(project_id)
@@ -109,10 +111,19 @@ def _as_sent(values: Mapping[str, Any] | None) -> dict[str, Any]:
 
 
 async def form_of(request: web.Request) -> dict[str, str]:
-    """The text fields of a form, without those that were left empty. The first of several with one name counts."""
-    sent = await request.post()
+    """The text fields of a form, without those that were left empty. The first of several with one name counts.
+
+    Raises `Problem` for what is no form, and for text that the database cannot hold.
+    """
+    try:
+        sent = await request.post()
+    except (ValueError, LookupError, AssertionError):  # multipart without its boundary; a charset that there is not
+        raise bad_request("the body is not the form that its headers say") from None
     fields = {name: sent.getone(name) for name in sent}
-    return {name: text.strip() for name, text in fields.items() if isinstance(text, str) and text.strip()}
+    given = {name: text.strip() for name, text in fields.items() if isinstance(text, str) and text.strip()}
+    if any(UNSTORABLE.search(text) for pair in given.items() for text in pair):
+        raise unprocessable([("", "a field holds a NUL character or is not UTF-8")])
+    return given
 
 
 def see(path: str, done: str = "") -> web.Response:
@@ -164,8 +175,8 @@ def is_of_our_own(request: web.Request) -> bool:
     site = request.headers.get("Sec-Fetch-Site")
     if site is not None:
         return site == "same-origin"
-    origin = request.headers.get("Origin")
-    return origin is not None and urlsplit(origin).netloc == request.host
+    scheme, _, host = request.headers.get("Origin", "").partition("://")
+    return scheme in ("http", "https") and host == request.host
 
 
 def error_page(problem: Problem) -> web.Response:

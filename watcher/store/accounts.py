@@ -50,8 +50,8 @@ def _account(row: Row) -> Account:
 
 
 def hash_of(token: str) -> bytes:
-    """What the database keeps of a token."""
-    return hashlib.sha256(token.encode()).digest()
+    """What the database keeps of a token. What is not even text, as a cookie may be, has a hash like all others."""
+    return hashlib.sha256(token.encode(errors="surrogatepass")).digest()
 
 
 async def by_name(connection: Connection, name: str) -> tuple[Account, str] | None:
@@ -193,6 +193,19 @@ async def note_failure(connection: Connection, subjects: Sequence[str], now: dat
     )  # fmt: skip
 
 
+async def one_at_a_time(connection: Connection) -> None:
+    """Let no other attempt be looked at or counted before this transaction ends."""
+    await connection.execute("LOCK TABLE sign_in_failure IN SHARE ROW EXCLUSIVE MODE")
+
+
 async def forget_failures(connection: Connection, subject: str) -> None:
-    """After a success."""
+    """After a success, of a name: all of them."""
     await connection.execute("DELETE FROM sign_in_failure WHERE subject = $1", subject)
+
+
+async def take_back_failure(connection: Connection, subject: str) -> None:
+    """After a success, of an address: the one that was counted before it was known to be none."""
+    await connection.execute("DELETE FROM sign_in_failure WHERE subject = $1 AND failures = 1", subject)
+    await connection.execute(
+        "UPDATE sign_in_failure SET failures = failures - 1 WHERE subject = $1 AND failures > 1", subject
+    )

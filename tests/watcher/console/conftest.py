@@ -8,6 +8,7 @@ from html import unescape
 import pytest
 from aiohttp import ClientSession, CookieJar
 from aiohttp.test_utils import TestServer
+from yarl import URL
 
 from tests.watcher.api.conftest import addresses, context, operator, server, session, shop, witness
 from tests.watcher.api.conftest import settings as api_settings
@@ -49,6 +50,9 @@ class Visitor:
     def __init__(self, server: TestServer) -> None:
         self._server = server
         self.session = ClientSession(cookie_jar=CookieJar(unsafe=True))
+
+    def url(self, path: str) -> URL:
+        return self._server.make_url(path)
 
     async def get(self, path: str) -> Shown:
         async with self.session.get(self._server.make_url(path)) as response:

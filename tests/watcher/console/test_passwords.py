@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from watcher.console.passwords import LENGTH_MAX, PAUSE_MAX, hashed, is_right, pause, wrong_with
+from watcher.console.passwords import LENGTH_MAX, PAUSE_MAX, hashed, is_right, pause, whence, wrong_with
 
 NOW = datetime(2026, 11, 20, 8, tzinfo=UTC)
 
@@ -41,3 +41,18 @@ def test_the_wait_doubles_after_the_free_ones(failures: int, seconds: int):
     assert pause(failures, NOW, 5, NOW) == timedelta(seconds=seconds)
     assert pause(failures, NOW, 5, NOW + PAUSE_MAX) == timedelta(0)
     assert pause(failures, NOW, 5, NOW + timedelta(seconds=seconds) / 2) == timedelta(seconds=seconds) / 2
+
+
+@pytest.mark.parametrize(
+    ("remote", "counted"),
+    [
+        ("192.0.2.7", "192.0.2.7"),
+        ("::ffff:192.0.2.7", "192.0.2.7"),
+        ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
+        ("2001:db8:1:2::9", "2001:db8:1:2::/64"),
+        ("fe80::1%eth0", "fe80::/64"),
+        (None, ""),
+    ],
+)
+def test_a_network_of_ipv6_counts_as_one(remote: str | None, counted: str):
+    assert whence(remote) == counted

@@ -57,6 +57,23 @@ async def test_attempts_are_limited_by_name_and_wait_out(new_account, visitor, p
     assert await pool.fetchval("SELECT count(*) FROM sign_in_failure WHERE subject LIKE 'name%'") == 0
 
 
+async def test_guesses_of_one_moment_are_limited_too(new_account, visitor, pool):
+    await new_account("alice")
+    shown = await asyncio.gather(*(visitor.sign_in("alice", f"guess {number}") for number in range(12)))
+    assert sorted(one.status for one in shown) == [403] * 5 + [429] * 7
+    assert await pool.fetchval("SELECT max(failures) FROM sign_in_failure") == 5
+
+
+async def test_who_signs_in_rightly_uses_up_nothing(new_account, visitor, pool):
+    await new_account("alice")
+    for _ in range(2):
+        await visitor.sign_in("alice")
+    assert await pool.fetchval("SELECT count(*) FROM sign_in_failure") == 0
+    await visitor.sign_in("bob", "guess")
+    await visitor.sign_in("alice")
+    assert await pool.fetchval("SELECT failures FROM sign_in_failure WHERE subject LIKE 'address%'") == 1
+
+
 async def test_attempts_are_limited_by_address(visitor, pool):
     await visitor.sign_in("one", "guess")
     await pool.execute("UPDATE sign_in_failure SET failures = 50 WHERE subject LIKE 'address%'")

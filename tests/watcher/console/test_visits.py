@@ -107,3 +107,50 @@ async def test_a_failure_of_ours_is_a_page_without_internals(alice, monkeypatch,
     shown = await alice.get("/projects")
     assert shown.status == 500
     assert "secret detail" not in shown.text
+
+
+async def test_a_form_over_plain_http_says_where_it_is_from(alice, visitor):
+    # With `no-referrer` a browser sends `Origin: null`; Sec-Fetch-Site is for https and loopback alone.
+    assert (await alice.get("/projects")).headers["Referrer-Policy"] == "same-origin"
+    assert (await visitor.get("/pay/inv_01M7WQ6HTQY71YCHXQZN66ZEXZ")).headers["Referrer-Policy"] == "no-referrer"
+
+
+async def test_an_origin_that_is_none_is_refused(alice, shop, server):
+    own = f"{server.host}:{server.port}"
+    for origin in ("http://[", own, f"ftp://{own}", f"http://x@{own}", f"http://{own}/", f"http://{server.host}", ""):
+        shown = await alice.post(f"/projects/{shop.id}/mode", headers={"Origin": origin}, mode="live")
+        assert shown.status == 403, origin
+
+
+async def test_what_cannot_be_an_id_is_404(boss):
+    for path in ("/projects/%00", "/projects/%FF", "/invoices/%00", "/invoices/%FF", "/welcome/%FF", "/pay/%00"):
+        assert (await boss.get(path)).status == 404, path
+    assert (await boss.post("/deliveries/%00/redeliver")).status == 404
+
+
+@pytest.mark.parametrize(
+    ("content_type", "status"),
+    [
+        ("application/x-www-form-urlencoded; charset=nothing", 400),
+        ("application/x-www-form-urlencoded; charset=base64", 400),
+        ("multipart/form-data", 400),
+        ("multipart/form-data; boundary=other", 400),
+    ],
+)
+async def test_what_is_no_form_is_told(visitor, content_type: str, status: int):
+    headers = {"Sec-Fetch-Site": "same-origin", "Content-Type": content_type}
+    async with visitor.session.post(visitor.url("/sign-in"), data=b"name=a", headers=headers) as response:
+        assert response.status == status
+
+
+async def test_text_that_cannot_be_kept_is_told(visitor, alice, shop):
+    assert (await visitor.sign_in("a\0b")).status == 422
+    shown = await alice.post(f"/projects/{shop.id}/settings", name="a\0b")
+    assert shown.status == 422
+
+
+async def test_a_cookie_that_is_not_text_is_no_session(visitor):
+    async with visitor.session.get(
+        visitor.url("/projects"), headers={"Cookie": "paywatch_session=\udcff"}, allow_redirects=False
+    ) as response:
+        assert response.status == 303
