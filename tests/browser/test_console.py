@@ -189,3 +189,57 @@ async def test_no_page_gives_away_a_key_or_a_secret_a_second_time(merchant: Tab,
                 text = await response.text()
                 assert "whsec_" not in text
                 assert "pw_project_" not in text
+
+
+async def test_over_plain_http_from_another_machine_forms_are_taken(up: Up, tab: Tab):
+    code, link = await up.command(
+        "account", "invite", "--public-url", up.links["api"].replace("127.0.0.1", "shop.test")
+    )
+    assert code == 0
+    await tab.goto(link.strip())
+    await tab.get_by_label("Name, such as your e-mail address").fill(f"lan-{link.strip()[-12:]}")
+    await tab.get_by_label("Password, at least 10 characters").fill(PASSWORD)
+    await tab.get_by_label("The password once more").fill(PASSWORD)
+    await tab.get_by_role("button", name="Make the account").click()
+    await expect(tab.get_by_role("heading", name="My projects")).to_be_visible()
+
+
+async def test_the_countdown_goes_by_the_servers_clock(merchant: Tab, receiver: Sink):
+    await add_project(merchant, receiver.url)
+    await merchant.clock.set_fixed_time("2001-01-01T00:00:00Z")
+    await create_invoice(merchant)
+    await expect(merchant.locator("[data-countdown]")).to_have_text(re.compile(r"00:1[45]:\d\d left"))
+    first = await merchant.locator("[data-countdown]").inner_text()
+    await expect(merchant.locator("[data-countdown]")).not_to_have_text(first)
+
+
+async def test_a_double_click_creates_one_invoice(merchant: Tab, receiver: Sink):
+    await add_project(merchant, receiver.url)
+    await merchant.get_by_role("link", name="Create an invoice").click()
+    await merchant.get_by_label("Amount").fill("25.00")
+    await merchant.get_by_role("button", name="Create the invoice").dblclick()
+    await is_shown(merchant, "Created")
+    await merchant.get_by_role("link", name="Corner shop").click()
+    await expect(merchant.locator("tbody tr")).to_have_count(1)
+
+
+async def test_a_page_that_says_no_goes_on_by_itself(merchant: Tab, receiver: Sink, context: BrowserContext):
+    await add_project(merchant, receiver.url)
+    await create_invoice(merchant)
+    other = await context.new_page()
+    await other.goto(merchant.url)
+    await other.get_by_label("Why").evaluate("one => one.closest('details').open = true")
+    await merchant.get_by_role("button", name="Confirm invoice without payment").click()
+    await is_shown(merchant, "Paid")
+    await other.evaluate("document.querySelector('form[action$=cancel] [name=reason]')?.blur()")
+    await is_shown(other, "Paid")
+
+
+async def test_what_is_out_of_date_says_so(merchant: Tab, receiver: Sink, context: BrowserContext):
+    await add_project(merchant, receiver.url)
+    await create_invoice(merchant)
+    await expect(merchant.locator("#offline")).to_be_hidden()
+    await context.set_offline(True)
+    await expect(merchant.locator("#offline")).to_be_visible(timeout=15_000)
+    await context.set_offline(False)
+    await expect(merchant.locator("#offline")).to_be_hidden(timeout=15_000)
