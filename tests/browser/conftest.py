@@ -35,7 +35,8 @@ async def context(browser: Browser) -> AsyncIterator[BrowserContext]:
     complaints: list[str] = []
 
     def heard(message: ConsoleMessage) -> None:
-        if message.type == "error" and "net::ERR" not in message.text:  # that the network was cut is the test's doing
+        # That the network was cut, or an action refused, is the test's doing.
+        if message.type == "error" and not any(one in message.text for one in ("net::ERR", "409 (Conflict)")):
             complaints.append(message.text)
 
     opened.on("console", heard)

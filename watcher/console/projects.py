@@ -6,18 +6,26 @@ from watcher.api.errors import Problem
 from watcher.console.visits import Visit, errors_of, see
 from watcher.store import accounts
 
+PAGE = 50
+
 
 async def show(visit: Visit) -> web.Response:
     """My projects, the newest first."""
-    return visit.page("projects.html", projects=await _projects(visit))
+    ids, cursor = await _ids(visit)
+    return visit.page("projects.html", projects=await _projects(visit, ids), cursor=cursor)
 
 
-async def _projects(visit: Visit) -> list[dict[str, object]]:
+async def _ids(visit: Visit) -> tuple[list[str], str | None]:
+    """The projects of a page, and behind which one the next begins."""
+    before = visit.request.query.get("cursor", "")
     if visit.account.is_operator:
-        listed = await visit.call("GET", "/projects", query={"limit": 200})
-        ids = [item["id"] for item in listed["items"]]
-    else:
-        ids = sorted(visit.account.project_ids, reverse=True)
+        listed = await visit.call("GET", "/projects", query={"limit": PAGE, "cursor": before})
+        return [item["id"] for item in listed["items"]], listed["nextCursor"]
+    ids = [one for one in sorted(visit.account.project_ids, reverse=True) if not before or one < before]
+    return ids[:PAGE], ids[PAGE - 1] if len(ids) > PAGE else None
+
+
+async def _projects(visit: Visit, ids: list[str]) -> list[dict[str, object]]:
     shown = []
     for project_id in ids:
         project = await visit.project(project_id)
