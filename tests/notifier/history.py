@@ -21,11 +21,11 @@ FROM generate_series($2::bigint, $2 + $3::bigint - 1) n
 """
 DELIVERIES = """
 INSERT INTO delivery (id, event_id, endpoint_id, invoice_id, sequence, state, attempts, next_attempt_at, created_at,
-  delivered_at)
+  delivered_at, project_id)
 SELECT 'dlv_' || lpad(n::text, 26, '0'), 'evt_' || lpad(n::text, 26, '0'),
   ($3::bigint[])[1 + (n / $4) % cardinality($3)], 'inv_' || lpad((n / $4)::text, 26, '0'), 1 + n % $4,
   $5, CASE WHEN $5 = 'delivered' OR n % $4 = 0 THEN $6::int ELSE 0 END, now() + $7, now() - interval '1 day',
-  CASE WHEN $5 = 'delivered' THEN now() END
+  CASE WHEN $5 = 'delivered' THEN now() END, $8
 FROM generate_series($1::bigint, $1 + $2::bigint - 1) n
 """
 ATTEMPTS = """
@@ -51,9 +51,11 @@ async def add(
     """
     first = next(_numbers) * 10**8
     async with shop.pool.acquire() as connection, connection.transaction():
-        await connection.execute("SET LOCAL session_replication_role = replica")  # no foreign keys
+        await connection.execute("SET LOCAL session_replication_role = replica")  # no foreign keys, no trigger
         await connection.execute(EVENTS, shop.project_id, first, count, per_invoice)
-        await connection.execute(DELIVERIES, first, count, endpoint_ids, per_invoice, state, attempts, due_in)
+        await connection.execute(
+            DELIVERIES, first, count, endpoint_ids, per_invoice, state, attempts, due_in, shop.project_id
+        )
         if state == "delivered":
             await connection.execute(ATTEMPTS, first, count)
 
