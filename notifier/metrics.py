@@ -19,7 +19,7 @@ NOTIFICATIONS = Counter(
 )
 PENDING = Gauge(
     "paywatch_notifications_pending",
-    "Deliveries that are neither finished nor held; of very many, 100,000 shared by the endpoints.",
+    "Deliveries that are neither finished nor held; 100,000 are counted at the most.",
 )
 OLDEST_PENDING_SECONDS = Gauge(
     "paywatch_notification_oldest_pending_age_seconds", "Age of the oldest delivery that is neither finished nor held."

@@ -37,7 +37,7 @@ from watcher.runtime.sealing import Keyring
 ENDPOINTS_PER_CLAIM = 500  # with anything pending; the next claim goes on after them
 SHARE_MIN = 4  # deliveries of one endpoint per claim, when its cap allows
 EXPIRED_PER_REAP = 1_000
-BACKLOG_MAX = 100_000  # deliveries are counted at the most, shared by the endpoints
+BACKLOG_MAX = 100_000  # deliveries are counted at the most
 
 # Nothing of the delivery's invoice is in flight to its endpoint, and no earlier one goes first. OFFSET keeps it from
 # becoming a join, for which the planner may read all that is open to the endpoint, however much that is.
@@ -228,13 +228,18 @@ SELECT f.id, f.event_id, f.endpoint_id, f.crashes, f.is_dead, v.type AS event_ty
 FROM freed f JOIN event v ON v.id = f.event_id ORDER BY f.id
 """
 
-# Ids of invoices sort by age: of many the oldest are counted.
+# For the oldest, a share of the deliveries of each endpoint is looked at, that of its oldest invoices: ids sort by age.
 _BACKLOG = """
-SELECT count(*) AS pending, coalesce(extract(epoch FROM now() - min(d.created_at)), 0)::float8 AS oldest_seconds
+SELECT (
+  SELECT count(*) FROM (
+    SELECT FROM endpoint e CROSS JOIN LATERAL (
+      SELECT FROM delivery o WHERE o.endpoint_id = e.id AND o.state IN ('pending', 'in_flight') OFFSET 0) d
+    WHERE e.status = 'active' LIMIT $1) c) AS pending,
+  coalesce(extract(epoch FROM now() - min(d.created_at)), 0)::float8 AS oldest_seconds
 FROM endpoint e CROSS JOIN LATERAL (
   SELECT o.created_at FROM delivery o WHERE o.endpoint_id = e.id AND o.state IN ('pending', 'in_flight')
   ORDER BY o.invoice_id, o.sequence
-  LIMIT greatest(10, $1 / (SELECT count(*) FROM endpoint WHERE status = 'active'))) d
+  LIMIT greatest(20, $1 / (SELECT count(*) FROM endpoint WHERE status = 'active'))) d
 WHERE e.status = 'active'
 """
 
@@ -377,7 +382,7 @@ class Store:
         return counts, counts.pop(None)
 
     async def backlog(self) -> tuple[int, float]:
-        """How many deliveries are neither finished nor held, and the age of the oldest in seconds."""
+        """How many deliveries are neither finished nor held, up to a bound, and the age of the oldest in seconds."""
         async with passing_errors_as_transient():
             row = await self.pool.fetchrow(_BACKLOG, BACKLOG_MAX)
         assert row is not None

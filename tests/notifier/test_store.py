@@ -587,16 +587,16 @@ async def test_the_backlog_is_what_is_neither_finished_nor_held(shop: Shop, clai
 async def test_the_backlog_is_counted_up_to_a_bound_the_oldest_invoices_first(
     shop: Shop, claims: Store, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(store, "BACKLOG_MAX", 24)
+    monkeypatch.setattr(store, "BACKLOG_MAX", 25)
     first, other = await shop.endpoint(f"{URL}/1"), await shop.endpoint(f"{URL}/2")
-    invoices = sorted(await shop.invoices(20))
+    invoices = sorted(await shop.invoices(30))
     await shop.deliver_all(first, [(invoice, 1) for invoice in invoices])
     await shop.deliver_all(other, [(invoices[0], 2)])
     await shop.pool.execute(
         "UPDATE delivery SET created_at = now() - interval '100 s' WHERE invoice_id = $1 AND sequence = 1", invoices[0]
     )
     pending, oldest_seconds = await claims.backlog()
-    assert pending == 12 + 1
+    assert pending == 25  # of 31
     assert 100 <= oldest_seconds < 110
 
 
@@ -759,7 +759,7 @@ async def plans_at_scale(shop: Shop, finished: int, followers: int, endpoints: i
     await claims.record([Result(delivery, what) for delivery, what in some], no_jitter)
     await let_leases_end(shop)
     assert len(await claims.reap()) == 4
-    assert (await claims.backlog())[0] > followers
+    assert (await claims.backlog())[0] >= followers
     await prune(pool, timedelta(days=90), asyncio.Event())
     assert [(kind, name) for kind, name, _ in pool.nodes if kind == "Seq Scan" and name in BIG] == []
     used = {name for kind, name, _ in pool.nodes if "Index" in kind}
