@@ -151,7 +151,7 @@ FROM endpoint WHERE id = ANY($1::bigint[]) ORDER BY id FOR NO KEY UPDATE
 # A late result is logged once (its record may have been committed without our hearing of it, and then it was no
 # late one). Late or not, an answer shows that its delivery ends no notifier. Followers that were never tried wait
 # together with their head, out of the way of the claim, but not beyond the moment from which they may pass it; when it
-# is finished they are due.
+# is finished they are due. They are locked in the order of their ids, as by everybody who locks many.
 _WRITE = """
 WITH result AS MATERIALIZED (
   SELECT * FROM unnest(
@@ -181,14 +181,15 @@ WITH result AS MATERIALIZED (
       delivered_at = CASE WHEN r.state = 'delivered' THEN now() END, dead_reason = r.dead_reason
   FROM result r WHERE d.id = r.delivery_id AND r.state IS NOT NULL
   RETURNING d.endpoint_id, d.invoice_id, d.sequence, d.state, d.next_attempt_at, d.overtake_after
+), follower AS MATERIALIZED (
+  SELECT d.id, CASE WHEN f.state = 'pending'
+    THEN greatest(d.next_attempt_at, least(f.next_attempt_at, f.overtake_after)) ELSE now() END AS next_attempt_at
+  FROM finished f JOIN delivery d ON d.endpoint_id = f.endpoint_id AND d.invoice_id = f.invoice_id
+  WHERE d.sequence > f.sequence AND d.state = 'pending' AND d.attempts = 0
+    AND CASE WHEN f.state = 'pending' THEN f.overtake_after > now() ELSE d.next_attempt_at > now() END
+  ORDER BY d.id FOR NO KEY UPDATE OF d
 )
-UPDATE delivery d
-SET next_attempt_at = CASE WHEN f.state = 'pending'
-  THEN greatest(d.next_attempt_at, least(f.next_attempt_at, f.overtake_after)) ELSE now() END
-FROM finished f
-WHERE d.endpoint_id = f.endpoint_id AND d.invoice_id = f.invoice_id AND d.sequence > f.sequence
-  AND d.state = 'pending' AND d.attempts = 0
-  AND CASE WHEN f.state = 'pending' THEN f.overtake_after > now() ELSE d.next_attempt_at > now() END
+UPDATE delivery d SET next_attempt_at = o.next_attempt_at FROM follower o WHERE d.id = o.id
 """
 
 _JUDGE_ENDPOINTS = """
@@ -230,16 +231,14 @@ FROM freed f JOIN event v ON v.id = f.event_id ORDER BY f.id
 
 # For the oldest, a share of the deliveries of each endpoint is looked at, that of its oldest invoices: ids sort by age.
 _BACKLOG = """
-SELECT (
-  SELECT count(*) FROM (
+SELECT (SELECT count(*) FROM (
     SELECT FROM endpoint e CROSS JOIN LATERAL (
       SELECT FROM delivery o WHERE o.endpoint_id = e.id AND o.state IN ('pending', 'in_flight') OFFSET 0) d
     WHERE e.status = 'active' LIMIT $1) c) AS pending,
   coalesce(extract(epoch FROM now() - min(d.created_at)), 0)::float8 AS oldest_seconds
 FROM endpoint e CROSS JOIN LATERAL (
   SELECT o.created_at FROM delivery o WHERE o.endpoint_id = e.id AND o.state IN ('pending', 'in_flight')
-  ORDER BY o.invoice_id, o.sequence
-  LIMIT greatest(20, $1 / (SELECT count(*) FROM endpoint WHERE status = 'active'))) d
+  ORDER BY o.invoice_id, o.sequence LIMIT greatest(20, $1 / (SELECT count(*) FROM endpoint WHERE status = 'active'))) d
 WHERE e.status = 'active'
 """
 
