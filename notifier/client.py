@@ -79,12 +79,12 @@ class Client:
     user_agent: str
     now: Callable[[], datetime]
 
-    async def post(self, message: Message) -> Answer:
-        """Post once and tell what came of it; raises nothing but cancellation."""
+    async def post(self, message: Message, fields: dict[str, str] | None = None) -> Answer:
+        """Post once and tell what came of it; raises nothing but cancellation. `fields`: other headers than usual."""
         started_at, started = self.now(), time.monotonic()
         try:
             check_url(message.url, self.allow_http, self.allow_targets)
-            fields = headers(message, int(started_at.timestamp()), self.user_agent)
+            fields = fields or headers(message, int(started_at.timestamp()), self.user_agent)
             async with asyncio.timeout(self.timeout_seconds):
                 response = await self._exchange(message, fields)
         except Exception as error:  # whatever an endpoint provokes ends this attempt, not the process

@@ -14,7 +14,9 @@ from typing import Annotated, Any
 
 import typer
 
+from regtest import scenario as scenarios
 from regtest import state as states
+from regtest import trigger as triggers
 from regtest.api import Api, request
 from regtest.chain import Chain
 from regtest.environment import DEFAULT_DIRECTORY, DEFAULT_PORT, DEFAULT_RATE, Options
@@ -24,7 +26,7 @@ from regtest.rpc import Rpc
 from regtest.state import PAYER, RECEIVER, NotRunning, State
 from regtest.up import up as run_up
 from regtest.wallet import btc, sat
-from watcher.runtime.errors import Broken, Rejected, Transient
+from watcher.runtime.errors import Broken, PaywatchError, Rejected, Transient
 
 DOWN_SECONDS = 120.0
 
@@ -187,6 +189,80 @@ def bump(txid: Txid, directory: Dir = DEFAULT_DIRECTORY, *, as_json: Json = Fals
         return f"{txid} is replaced by {by} with a higher fee", {"txid": by, "replaces": txid}
 
     _act(directory, action, as_json=as_json)
+
+
+@app.command()
+def trigger(
+    scenario: Annotated[
+        str | None, typer.Argument(metavar="SCENARIO", help="A name, or: list, all. Left out with --file.")
+    ] = None,
+    directory: Dir = DEFAULT_DIRECTORY,
+    file: Annotated[Path | None, typer.Option(metavar="FILE", help="A scenario of your own.")] = None,
+    invoice: Annotated[
+        str | None, typer.Option(metavar="ID", help="Play it on this NEW invoice. [default: one is made]")
+    ] = None,
+    project: Annotated[
+        str | None, typer.Option(metavar="ID", help="Make the invoice in this project. [default: one with the sink]")
+    ] = None,
+    amount: Annotated[
+        str | None, typer.Option(metavar="AMOUNT", help="Amount of the invoice that is made, such as 25.00.")
+    ] = None,
+    *,
+    as_json: Json = False,
+) -> None:
+    """Play a scenario on the real chain. Exits 1 unless just the expected events come, in order.
+
+    `trigger list` shows which there are, `trigger all` plays all of them.
+    """
+    if (scenario is None) == (file is None):
+        raise typer.BadParameter("name one of them", param_hint="SCENARIO or --file")
+    if scenario == "list":
+        _say(triggers.listing(), as_json=as_json)
+        return
+    if invoice is not None and (project is not None or amount is not None):
+        raise typer.BadParameter("the invoice has a project and an amount", param_hint="--invoice")
+    if scenario == "all" and (invoice, project, amount) != (None, None, None):
+        raise typer.BadParameter("each scenario has an invoice of its own", param_hint="all")
+    if amount is not None:
+        _positive(amount, "--amount")
+    wish = triggers.Wish(invoice, project, amount)
+    say = _quiet if as_json else typer.echo
+    if scenario == "all":
+        _tell_all(directory, say, as_json=as_json)
+        return
+    wanted = scenarios.load(file) if file else scenarios.named(scenario or "")
+    played = _on_stage(directory, lambda stage: triggers.trigger(stage, wanted, wish, say))
+    if as_json:
+        typer.echo(json.dumps(played.to_json()))
+    raise typer.Exit(0 if played.outcome.ok else 1)
+
+
+def _tell_all(directory: Path, say: Callable[[str], None], *, as_json: bool) -> None:
+    played = _on_stage(directory, lambda stage: triggers.trigger_all(stage, say))
+    failed = [one.outcome.scenario for one in played if not one.outcome.ok]
+    if as_json:
+        typer.echo(json.dumps({"ok": not failed, "scenarios": [one.to_json() for one in played]}))
+    else:
+        typer.echo(f"{_count(played, 'scenario')}, {len(failed)} failed{': ' if failed else ''}{', '.join(failed)}")
+    raise typer.Exit(1 if failed else 0)
+
+
+def _on_stage(directory: Path, work: Callable[[triggers.Triggers], Awaitable[Any]]) -> Any:
+    async def done() -> Any:
+        async with triggers.on_stage(directory) as stage:
+            return await work(stage)
+
+    try:
+        return asyncio.run(done())
+    except Transient as error:
+        raise NotRunning(error.message, error.hint or "it may be starting again: try once more") from None
+    except ExceptionGroup as group:
+        errors = group.exceptions
+        raise next((error for error in errors if isinstance(error, PaywatchError)), errors[0]) from None
+
+
+def _quiet(_line: str) -> None:
+    """For programs: nothing but the object at the end."""
 
 
 def parts(amount_sat: int, count: int) -> list[int]:

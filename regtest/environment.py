@@ -109,7 +109,7 @@ class Environment:
             await role.start()
             self.note(name)
         await wait_for(self._is_ready, READY_SECONDS, f"{self.state.api}/readyz")
-        self._change(ready=True)
+        self._change(ready=True, sign_in_link=await self._sign_in_link())
 
     async def stop(self) -> None:
         """Stop everything in order: who uses a thing before the thing."""
@@ -189,6 +189,14 @@ class Environment:
         states.write_secret(self.directory / SETTINGS, "".join(lines))
         return clean_environment() | {"PAYWATCH_CONFIG": str(self.directory / SETTINGS)}
 
+    async def _sign_in_link(self) -> str:
+        """For the first account of the console; empty when there is one."""
+        invited = await self._run(
+            "account", "invite", "--operator", "--first", "--api-port", str(self.state.api_port), "--json"
+        )
+        link: str | None = json.loads(invited)["link"]
+        return link or ""
+
     async def _settings(self) -> dict[str, str]:
         """Of the roles, and of whoever calls `paywatch` on this environment."""
         return {
@@ -203,6 +211,7 @@ class Environment:
             "default_descriptor": await self._bitcoind.chain.receiving_descriptor(),
             "fixed_rate": str(self._options.rate),
             "api_port": str(self.state.api_port),
+            "regtest_payer_wallet": states.PAYER,
             "allow_http_targets": "true",
             "allow_targets": "127.0.0.0/8,::1/128",
         }

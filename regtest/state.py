@@ -79,6 +79,7 @@ class State:
     zmq: str | None
     database: str = ""
     operator_key: str = ""
+    sign_in_link: str = ""  # makes the first account of the console; empty once there is one
     encryption_key: str = ""
     bitcoind: str = ""
     version: str = ""
@@ -110,7 +111,7 @@ class State:
         """What `up --json` prints."""
         return {
             "api": self.api,
-            "console": f"{self.api}/",
+            "console": self.sign_in_link or f"{self.api}/",
             "bitcoind": {
                 "url": self.rpc_url,
                 "user": self.rpc_user,

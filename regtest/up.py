@@ -129,6 +129,7 @@ def links(state: State, settings: Path) -> str:
     return f"""
 paywatch runs on regtest. Ctrl-C ends it; `paywatch regtest up` goes on where it was.
 
+  console       {state.sign_in_link or state.api}{"   makes your account; it works once" if state.sign_in_link else ""}
   API           {state.api}/api/v1   described at {state.api}/docs
   operator key  {state.operator_key}
   webhook sink  {state.sink}/hook   what it received: {state.sink}/requests
@@ -136,5 +137,8 @@ paywatch runs on regtest. Ctrl-C ends it; `paywatch regtest up` goes on where it
   database      {state.database}
 
 In another terminal: paywatch regtest status | mine | pay ID | reorg N | double-spend TXID | bump TXID
+Whole scenarios, and whether just the right events come of them: paywatch regtest trigger list
+A shop to buy in: PAYWATCH_API={state.api} PAYWATCH_OPERATOR_KEY={state.operator_key} \\
+                  {shlex.quote(sys.executable)} docs/shop/shop.py
 For all other commands, such as paywatch doctor: export PAYWATCH_CONFIG={shlex.quote(str(settings))}
 """

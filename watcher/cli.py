@@ -16,10 +16,12 @@ import typer
 
 from watcher import (
     __version__,
+    account_commands,
     commands,
     delivery_commands,
     endpoint_commands,
     history_commands,
+    integration_commands,
     operator_commands,
     receiver_commands,
 )
@@ -353,6 +355,8 @@ descriptor.command("list")(with_settings(_descriptor_list, ("database_url", "gap
 descriptor.command("export")(with_settings(_descriptor_export, DATABASE))
 descriptor.command("skip")(with_settings(_descriptor_skip))
 operator_commands.register(app)
+account_commands.register(app)
+integration_commands.register(app)
 delivery_commands.register(app)
 endpoint_commands.register(app)
 

@@ -3,12 +3,13 @@
 import asyncio
 import inspect
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
 from watcher.command_line import Json, group, say
+from watcher.rules.types import Scenario
 from watcher.runtime.config import Settings
 from watcher.runtime.text import printable
 from watcher.settings_flags import ALL, DATABASE, with_settings
@@ -422,6 +423,28 @@ def _invoice_cancel(
     return 0
 
 
+def _invoice_simulate(
+    settings: Settings,
+    *,
+    invoice_id: InvoiceId,
+    scenario: Annotated[Scenario, typer.Argument(help="What is played.")],
+    as_json: Json = False,
+) -> int:
+    """Play a scenario on a NEW test invoice, without coins. The notifications are sent as always."""
+    found = _document(settings, "POST", "/invoices/{id}/simulate", invoice_id, body={"scenario": scenario})
+    say(found, "\n".join(_simulated_lines(found)), as_json)
+    return 0
+
+
+def _simulated_lines(found: Mapping[str, Any]) -> Iterator[str]:
+    rows = [
+        [event["type"], event["data"]["reason"], event["data"]["paidBtc"], event["data"]["paidAmount"]]
+        for event in found["events"]
+    ]
+    yield table(rows)
+    yield f"{found['invoice']['id']} is {found['invoice']['status']} ({found['invoice']['reason']})"
+
+
 _DOCUMENTS = ("database_url", "api_host", "api_port", "public_url")  # of invoices: they name their pages
 
 project.command("list")(with_settings(_project_list, DATABASE))
@@ -437,3 +460,4 @@ invoice.command("create")(with_settings(_invoice_create, ALL))
 invoice.command("list")(with_settings(_invoice_list, _DOCUMENTS))
 invoice.command("show")(with_settings(_invoice_show, _DOCUMENTS))
 invoice.command("cancel")(with_settings(_invoice_cancel, _DOCUMENTS))
+invoice.command("simulate")(with_settings(_invoice_simulate, _DOCUMENTS))

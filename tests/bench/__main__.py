@@ -9,7 +9,7 @@ from pathlib import Path
 
 from watcher.runtime import log
 
-BENCHES = ("blocks", "catch_up", "burst", "latency", "invoices", "deliveries", "signing")
+BENCHES = ("blocks", "catch_up", "burst", "latency", "invoices", "deliveries", "signing", "console")
 
 
 def main(names: list[str]) -> None:

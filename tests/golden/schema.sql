@@ -50,6 +50,20 @@ BEGIN
     USING ERRCODE = 'integrity_constraint_violation', HINT = 'what is wrong is put right by a new entry';
 END
 $$;
+CREATE TABLE public.account (
+    id text NOT NULL,
+    name text NOT NULL,
+    password_hash text NOT NULL,
+    is_operator boolean NOT NULL,
+    created_at timestamp with time zone NOT NULL,
+    CONSTRAINT account_id_check CHECK ((id ~ '^acc_[0-9A-HJKMNP-TV-Z]{26}$'::text)),
+    CONSTRAINT account_name_check CHECK ((name ~ '^[^[:space:][:cntrl:]]{1,100}$'::text)),
+    CONSTRAINT account_password_hash_check CHECK ((password_hash ~~ '$argon2id$%'::text))
+);
+CREATE TABLE public.account_project (
+    account_id text NOT NULL,
+    project_id text NOT NULL
+);
 CREATE TABLE public.address (
     script_pubkey bytea NOT NULL,
     descriptor_id bigint NOT NULL,
@@ -226,6 +240,14 @@ CREATE TABLE public.idempotency (
     CONSTRAINT idempotency_check CHECK (((status IS NULL) = (body IS NULL))),
     CONSTRAINT idempotency_request_hash_check CHECK ((octet_length(request_hash) = 32))
 );
+CREATE TABLE public.invitation (
+    token_hash bytea NOT NULL,
+    account_id text,
+    is_operator boolean NOT NULL,
+    project_id text,
+    expires_at timestamp with time zone NOT NULL,
+    CONSTRAINT invitation_token_hash_check CHECK ((octet_length(token_hash) = 32))
+);
 CREATE TABLE public.invoice (
     id text NOT NULL,
     project_id text NOT NULL,
@@ -267,6 +289,7 @@ CREATE TABLE public.invoice (
     exposed_sat bigint DEFAULT 0 NOT NULL,
     cancelled_at timestamp with time zone,
     noted bytea,
+    simulated jsonb,
     CONSTRAINT invoice_amount_check CHECK ((amount > (0)::numeric)),
     CONSTRAINT invoice_amount_due_sat_check CHECK (((amount_due_sat >= 1) AND (amount_due_sat <= '2100000000000000'::bigint))),
     CONSTRAINT invoice_anomaly_confirmations_check CHECK ((anomaly_confirmations >= 1)),
@@ -291,6 +314,7 @@ CREATE TABLE public.invoice (
     CONSTRAINT invoice_raised_by_risk CHECK (((raised_to = 0) OR (required_confirmations = 0))),
     CONSTRAINT invoice_raised_to_check CHECK ((raised_to >= 0)),
     CONSTRAINT invoice_required_confirmations_check CHECK ((required_confirmations >= 0)),
+    CONSTRAINT invoice_simulated_in_test CHECK (((simulated IS NULL) OR test)),
     CONSTRAINT invoice_status_check CHECK ((status = ANY (ARRAY['NEW'::text, 'UNDERPAID'::text, 'UNCONFIRMED'::text, 'CONFIRMED'::text, 'EXPIRED'::text, 'INVALID'::text]))),
     CONSTRAINT invoice_tolerance_over_sat_check CHECK ((tolerance_over_sat >= 0)),
     CONSTRAINT invoice_unconfirmed_cap_sat_check CHECK ((unconfirmed_cap_sat >= 0))
@@ -443,6 +467,19 @@ CREATE TABLE public.schema_migration (
     sha256 bytea NOT NULL,
     applied_at timestamp with time zone DEFAULT now() NOT NULL
 );
+CREATE TABLE public.session (
+    token_hash bytea NOT NULL,
+    account_id text NOT NULL,
+    created_at timestamp with time zone NOT NULL,
+    expires_at timestamp with time zone NOT NULL,
+    CONSTRAINT session_token_hash_check CHECK ((octet_length(token_hash) = 32))
+);
+CREATE TABLE public.sign_in_failure (
+    subject text NOT NULL,
+    failures integer NOT NULL,
+    last_at timestamp with time zone NOT NULL,
+    CONSTRAINT sign_in_failure_failures_check CHECK ((failures >= 1))
+);
 CREATE TABLE public.test_confirmation (
     invoice_id text NOT NULL,
     event_id text NOT NULL,
@@ -507,6 +544,10 @@ CREATE TABLE public.tx_input (
     outpoint bytea NOT NULL,
     CONSTRAINT tx_input_outpoint_check CHECK ((octet_length(outpoint) = 36))
 );
+ALTER TABLE ONLY public.account
+    ADD CONSTRAINT account_pkey PRIMARY KEY (id);
+ALTER TABLE ONLY public.account_project
+    ADD CONSTRAINT account_project_pkey PRIMARY KEY (account_id, project_id);
 ALTER TABLE ONLY public.address
     ADD CONSTRAINT address_descriptor_id_index_key UNIQUE (descriptor_id, index);
 ALTER TABLE ONLY public.address
@@ -541,6 +582,8 @@ ALTER TABLE ONLY public.event
     ADD CONSTRAINT event_project_id_feed_position_key UNIQUE (project_id, feed_position);
 ALTER TABLE ONLY public.idempotency
     ADD CONSTRAINT idempotency_pkey PRIMARY KEY (api_key_id, path, idempotency_key);
+ALTER TABLE ONLY public.invitation
+    ADD CONSTRAINT invitation_pkey PRIMARY KEY (token_hash);
 ALTER TABLE ONLY public.invoice
     ADD CONSTRAINT invoice_pkey PRIMARY KEY (id);
 ALTER TABLE ONLY public.invoice
@@ -569,6 +612,10 @@ ALTER TABLE ONLY public.rate
     ADD CONSTRAINT rate_pkey PRIMARY KEY (currency);
 ALTER TABLE ONLY public.schema_migration
     ADD CONSTRAINT schema_migration_pkey PRIMARY KEY (number);
+ALTER TABLE ONLY public.session
+    ADD CONSTRAINT session_pkey PRIMARY KEY (token_hash);
+ALTER TABLE ONLY public.sign_in_failure
+    ADD CONSTRAINT sign_in_failure_pkey PRIMARY KEY (subject);
 ALTER TABLE ONLY public.test_confirmation
     ADD CONSTRAINT test_confirmation_event_id_key UNIQUE (event_id);
 ALTER TABLE ONLY public.test_confirmation
@@ -579,6 +626,8 @@ ALTER TABLE ONLY public.tx_input
     ADD CONSTRAINT tx_input_pkey PRIMARY KEY (txid, outpoint);
 ALTER TABLE ONLY public.tx
     ADD CONSTRAINT tx_pkey PRIMARY KEY (txid);
+CREATE UNIQUE INDEX account_name ON public.account USING btree (lower(name));
+CREATE INDEX address_text ON public.address USING btree (address);
 CREATE INDEX attempt_of_delivery ON public.attempt USING btree (delivery_id, id);
 CREATE INDEX delivery_due ON public.delivery USING btree (endpoint_id, next_attempt_at, id) WHERE (state = 'pending'::text);
 CREATE INDEX delivery_given_up ON public.delivery USING btree (id) WHERE (state <> ALL (ARRAY['pending'::text, 'in_flight'::text, 'delivered'::text]));
@@ -598,6 +647,8 @@ CREATE INDEX endpoint_failing ON public.endpoint USING btree (failing_since) WHE
 CREATE UNIQUE INDEX endpoint_named ON public.endpoint USING btree (project_id, url) WHERE (NOT is_default);
 CREATE INDEX endpoint_of_project ON public.endpoint USING btree (project_id, id);
 CREATE INDEX idempotency_age ON public.idempotency USING btree (created_at);
+CREATE INDEX invoice_by_kind ON public.invoice USING btree (project_id, test, id);
+CREATE INDEX invoice_by_status ON public.invoice USING btree (project_id, status, id);
 CREATE INDEX invoice_exposed ON public.invoice USING btree (project_id, test) INCLUDE (id, exposed_sat) WHERE (exposed_sat > 0);
 CREATE INDEX invoice_held_back ON public.invoice USING btree (id) WHERE ((status = 'UNCONFIRMED'::text) AND (required_confirmations = 0) AND (raised_to = 0));
 CREATE INDEX invoice_invalid ON public.invoice USING btree (id) WHERE (status = 'INVALID'::text);
@@ -617,6 +668,8 @@ CREATE INDEX payment_of_script ON public.payment USING btree (script_pubkey);
 CREATE INDEX payment_report ON public.payment USING btree (report_at_height) WHERE (report_at_height IS NOT NULL);
 CREATE INDEX payment_unassigned ON public.payment USING btree (script_pubkey) WHERE (invoice_id IS NULL);
 CREATE INDEX quote_history ON public.quote USING btree (currency, quoted_at);
+CREATE INDEX session_expiry ON public.session USING btree (expires_at);
+CREATE INDEX session_of_account ON public.session USING btree (account_id);
 CREATE INDEX test_confirmation_under_way ON public.test_confirmation USING btree (requested_at) WHERE (state = ANY (ARRAY['requested'::text, 'sending'::text, 'answered'::text]));
 CREATE INDEX timeline_of_invoice ON public.timeline USING btree (invoice_id, id);
 CREATE INDEX tx_anchor ON public.tx USING btree (anchor_height) WHERE (anchor_height IS NOT NULL);
@@ -630,6 +683,10 @@ CREATE TRIGGER operator_action_chain BEFORE INSERT ON public.operator_action FOR
 CREATE TRIGGER operator_action_is_immutable BEFORE DELETE OR UPDATE OR TRUNCATE ON public.operator_action FOR EACH STATEMENT EXECUTE FUNCTION public.refuse_change();
 CREATE TRIGGER operator_log_follows BEFORE UPDATE ON public.operator_log FOR EACH STATEMENT WHEN ((pg_trigger_depth() = 0)) EXECUTE FUNCTION public.refuse_change();
 CREATE TRIGGER operator_log_stays BEFORE INSERT OR DELETE OR TRUNCATE ON public.operator_log FOR EACH STATEMENT EXECUTE FUNCTION public.refuse_change();
+ALTER TABLE ONLY public.account_project
+    ADD CONSTRAINT account_project_account_id_fkey FOREIGN KEY (account_id) REFERENCES public.account(id) ON DELETE CASCADE;
+ALTER TABLE ONLY public.account_project
+    ADD CONSTRAINT account_project_project_id_fkey FOREIGN KEY (project_id) REFERENCES public.project(id);
 ALTER TABLE ONLY public.address
     ADD CONSTRAINT address_descriptor_id_fkey FOREIGN KEY (descriptor_id) REFERENCES public.descriptor(id);
 ALTER TABLE ONLY public.api_key
@@ -650,6 +707,10 @@ ALTER TABLE ONLY public.event
     ADD CONSTRAINT event_project_id_fkey FOREIGN KEY (project_id) REFERENCES public.project(id);
 ALTER TABLE ONLY public.idempotency
     ADD CONSTRAINT idempotency_api_key_id_fkey FOREIGN KEY (api_key_id) REFERENCES public.api_key(id);
+ALTER TABLE ONLY public.invitation
+    ADD CONSTRAINT invitation_account_id_fkey FOREIGN KEY (account_id) REFERENCES public.account(id) ON DELETE CASCADE;
+ALTER TABLE ONLY public.invitation
+    ADD CONSTRAINT invitation_project_id_fkey FOREIGN KEY (project_id) REFERENCES public.project(id);
 ALTER TABLE ONLY public.invoice
     ADD CONSTRAINT invoice_endpoint_id_fkey FOREIGN KEY (endpoint_id) REFERENCES public.endpoint(id);
 ALTER TABLE ONLY public.invoice
@@ -680,6 +741,8 @@ ALTER TABLE ONLY public.project_secret
     ADD CONSTRAINT project_secret_project_id_fkey FOREIGN KEY (project_id) REFERENCES public.project(id);
 ALTER TABLE ONLY public.rate
     ADD CONSTRAINT rate_quote_id_fkey FOREIGN KEY (quote_id) REFERENCES public.quote(id);
+ALTER TABLE ONLY public.session
+    ADD CONSTRAINT session_account_id_fkey FOREIGN KEY (account_id) REFERENCES public.account(id) ON DELETE CASCADE;
 ALTER TABLE ONLY public.test_confirmation
     ADD CONSTRAINT test_confirmation_invoice_id_fkey FOREIGN KEY (invoice_id) REFERENCES public.invoice(id);
 ALTER TABLE ONLY public.timeline

@@ -32,13 +32,13 @@ class Done:
         return json.loads(line)
 
 
-async def paywatch(*arguments: str, environment: Mapping[str, str] = os.environ) -> Done:
+async def paywatch(*arguments: str, environment: Mapping[str, str] = os.environ, seconds: float = UP_SECONDS) -> Done:
     """Run it to its end."""
     process = await asyncio.create_subprocess_exec(
         *COMMAND, *arguments, env=environment, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
     )
     try:
-        output, errors = await asyncio.wait_for(process.communicate(), UP_SECONDS)
+        output, errors = await asyncio.wait_for(process.communicate(), seconds)
     finally:
         if process.returncode is None:
             process.kill()

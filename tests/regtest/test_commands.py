@@ -178,7 +178,7 @@ async def test_without_an_environment_there_is_nobody_to_ask(tmp_path, verb):
     assert "Traceback" not in done.errors
 
 
-@pytest.mark.parametrize("arguments", [["mine", "0"], ["reorg"], ["reorg", "0"], ["pay"], ["trigger", "paid"], ["--x"]])
+@pytest.mark.parametrize("arguments", [["mine", "0"], ["reorg"], ["reorg", "0"], ["pay"], ["trigger"], ["--x"]])
 async def test_wrong_usage(arguments):
     assert (await paywatch("regtest", *arguments)).code == 2
 

@@ -31,9 +31,14 @@ TESTED_ELSEWHERE = {
     "watcher/store/audit.py": "tests/e2e/test_audit.py",
     "watcher/store/heal.py": "tests/watcher/test_heal.py",
     "regtest/fork.py": "tests/regtest/test_chain.py",
+    "regtest/player.py": "tests/regtest/test_trigger.py",
     "regtest/wallet.py": "tests/regtest/test_chain.py",
     "regtest/system.py": "tests/regtest/test_postgres.py",
     "notifier/app.py": "tests/e2e/test_scenarios.py",
+    "notifier/probing.py": "tests/e2e/test_check_integration.py",
+    "watcher/integration.py": "tests/e2e/test_check_integration.py",
+    "watcher/integration_commands.py": "tests/e2e/test_check_integration.py",
+    "watcher/integration_plays.py": "tests/e2e/test_check_integration.py",
 }
 
 

@@ -17,6 +17,7 @@ from tests.support import ENCRYPTION_KEY
 from tests.watcher.test_cli import paywatch
 from tests.watcher.world import World
 from watcher.commands import flat, lines, table
+from watcher.runtime.db import Pool
 from watcher.runtime.ids import new_id
 from watcher.store.witness import Witness
 
@@ -230,9 +231,33 @@ async def test_an_invoice_is_cancelled_with_a_reason(run: Run, made: dict[str, A
     assert "cancel_invoice by command line: out of stock" in (await run("actions")).stdout
 
 
+async def test_a_scenario_is_played(run: Run, made: dict[str, Any], pool: Pool):
+    asked = ("invoice", "create", "--project", made["id"], "--amount", "5", "--currency", "EUR", "--json")
+    invoice_id = json.loads((await run(*asked)).stdout)["id"]
+    unfollowed = await run("invoice", "simulate", invoice_id, "underpaid")
+    assert (unfollowed.returncode, "the watcher was never started" in unfollowed.stderr) == (4, True)
+    await World.begin(pool, addresses=0)
+    wrong = await run("invoice", "simulate", invoice_id, "under_paid")
+    assert (wrong.returncode, "unconfirmed-invalidated" in wrong.stderr) == (2, True)
+    done = await run("invoice", "simulate", invoice_id, "underpaid")
+    assert (done.returncode, done.stdout.splitlines()) == (0, [
+        "invoice.underpaid  partial_payment  0.00005000  2.50",
+        "invoice.invalid    underpaid        0.00005000  2.50",
+        f"{invoice_id} is INVALID (underpaid)",
+    ])  # fmt: skip
+    again = await run("invoice", "simulate", invoice_id, "paid", "--json")
+    assert (again.returncode, again.stderr) == (4, "error: the invoice is INVALID; a scenario is played on a NEW one\n")
+    told = (await run("invoice", "explain", invoice_id)).stdout
+    assert "The scenario underpaid was simulated by command line: what follows is made up." in told
+    assert (await run("invoice", "replay", invoice_id)).stdout.splitlines()[-1].startswith("the same history")
+    other = json.loads((await run(*asked)).stdout)["id"]
+    played = json.loads((await run("invoice", "simulate", other, "paid", "--json")).stdout)
+    assert (played["scenario"], played["invoice"]["status"], len(played["events"])) == ("paid", "CONFIRMED", 1)
+
+
 @pytest.mark.parametrize(
     ("group", "verbs"),
-    [("project", "list show create set balance report"), ("invoice", "create list show cancel")],
+    [("project", "list show create set balance report"), ("invoice", "create list show cancel simulate")],
 )
 def test_every_verb_has_its_help(group: str, verbs: str):
     listed = paywatch(group, "--help").stdout

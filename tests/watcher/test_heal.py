@@ -16,12 +16,13 @@ from tests.support import in_transaction
 from tests.watcher.auditing import Audited, auditing
 from watcher import actions as operators
 from watcher import heal as heal_module
+from watcher import simulation
 from watcher.audit import Scope
 from watcher.bitcoind.decode import from_hex
 from watcher.bitcoind.look import NodeBehind
 from watcher.heal import Healed
 from watcher.rules.heal import ASKED, REMEDY_OF, RESTORE
-from watcher.rules.types import Resolution
+from watcher.rules.types import Resolution, Scenario
 from watcher.runtime.errors import Misconfigured, Unavailable
 from watcher.store import journal
 from watcher.store.unassigned import MARGIN
@@ -41,6 +42,29 @@ async def shop(pool, node, funded_chain, database_url) -> AsyncIterator[Audited]
             await shop.judge()
         histories = {"wrong_history"} if shop.is_another_history else set()
         assert await shop.kinds(Scope(replay=not shop.left)) == shop.left | histories
+
+
+SIMULATED = {
+    "a status": "UPDATE invoice SET status = 'INVALID' WHERE id = :id",
+    "a sum": "UPDATE invoice SET paid_sat = paid_sat + 1 WHERE id = :id",
+    "counting": "UPDATE invoice SET simulated = jsonb_set(simulated, '{0,payment,counted}', 'false') WHERE id = :id",
+}
+
+
+@pytest.mark.parametrize("altered", SIMULATED)
+async def test_what_was_simulated_is_again_what_was_told_and_no_node_is_asked_about_it(shop: Audited, altered: str):
+    invoice_id, _ = await shop.invoice(confirmations=1, test=True)
+    await shop.pool.execute("UPDATE project SET mode = 'test'")
+    how = Scenario.UNCONFIRMED, "key_1", "http://shop", datetime.now(UTC)
+    await in_transaction(shop.pool, simulation.simulate, invoice_id, *how)
+    assert await shop.kinds(Scope(replay=True)) == await shop.kinds(Scope(utxo=True)) == set()
+    told = await shop.told(invoice_id)
+    await shop.vandalise(SIMULATED[altered], id=invoice_id)
+    assert await shop.kinds()
+    assert all(one.done for one in await shop.heal())
+    await shop.judge()
+    assert await shop.told(invoice_id) == told
+    assert await shop.pool.fetchval("SELECT count(*) FROM payment") == 0
 
 
 # Each leaves a CONFIRMED invoice `:id`, paid by `:txid`, as it was before, in all that its merchant is told.

@@ -1,13 +1,17 @@
 """An operator names a transaction, and only what the real node proves of it is stored."""
 
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime
 
 import pytest
 
 from regtest.bitcoind import Bitcoind
 from regtest.node import Node
+from tests.support import in_transaction
 from tests.watcher.auditing import Audited, auditing
+from watcher import simulation
 from watcher.bitcoind.decode import from_hex, to_hex
+from watcher.rules.types import Scenario
 from watcher.runtime.errors import Rejected
 from watcher.transactions import CheckedPayment, check
 
@@ -53,6 +57,16 @@ async def missed(shop: Audited) -> tuple[str, str]:
     await shop.vandalise(SEEN, address=address, script=script)
     assert await shop.told(invoice_id) == []
     return invoice_id, txid
+
+
+async def test_what_was_simulated_is_unknown(shop: Audited):
+    invoice_id, _ = await shop.invoice(test=True)
+    await shop.pool.execute("UPDATE project SET mode = 'test'")
+    how = Scenario.PAID, "key_1", "http://shop", datetime.now(UTC)
+    await in_transaction(shop.pool, simulation.simulate, invoice_id, *how)
+    [line] = await shop.pool.fetch("SELECT detail FROM timeline WHERE kind = 'payment_seen'")
+    with pytest.raises(Rejected, match="the node does not know"):
+        await check(shop.settings, line["detail"]["txid"], None, "a test")
 
 
 async def tip(shop: Audited) -> tuple[int, str]:

@@ -3,18 +3,22 @@
 import asyncio
 from contextlib import AsyncExitStack
 
+import structlog
+
 from watcher.api.dispatch import Context
 from watcher.api.doorbell import Doorbell
 from watcher.api.server import application
 from watcher.bitcoind.addresses import NodeAddressSource
 from watcher.bitcoind.client import node_client
+from watcher.bitcoind.payer import payer_of
 from watcher.runtime import log, migrate
 from watcher.runtime.config import Settings
 from watcher.runtime.db import open_pool
 from watcher.runtime.metrics import listening, serve_metrics
-from watcher.runtime.sealing import Keyring
 from watcher.runtime.service import run_role
 from watcher.store.witness import Witness
+
+logger = structlog.get_logger()
 
 # What is under way may finish for so long; confirmations that wait for an answer are finished by the watcher.
 STOP_SECONDS = 10.0
@@ -28,7 +32,8 @@ def main(settings: Settings) -> int:
 
 async def serve(settings: Settings, stop: asyncio.Event) -> None:
     """Open everything, serve, and close it in reverse order when `stop` is set."""
-    Keyring.required(settings)  # without it no project could be made
+    if not settings.encryption_keys:  # payments must go on, whatever is missing for secrets
+        logger.warning("api.no_encryption_keys", detail="no projects and no webhook secrets can be made")
     async with AsyncExitStack() as stack:
         pool = await stack.enter_async_context(
             open_pool(settings.database_url, settings.database_pool_size, "paywatch-api")
@@ -38,7 +43,9 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
         await stack.enter_async_context(serve_metrics(settings))
         witness = stack.enter_context(Witness(settings.state_directory))
         doorbell = Doorbell()
-        context = Context(settings, pool, NodeAddressSource(rpc, settings.network), witness, doorbell, stop)
+        payer = await stack.enter_async_context(payer_of(settings))
+        source = NodeAddressSource(rpc, settings.network)
+        context = Context(settings, pool, source, witness, doorbell, stop, payer=payer)
         await stack.enter_async_context(
             listening(application(context), settings.api_host, settings.api_port, "api_port", STOP_SECONDS)
         )

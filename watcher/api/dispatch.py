@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import structlog
 from aiohttp import web
@@ -38,6 +38,16 @@ Body = TypeVar("Body", bound=Model)
 Query = TypeVar("Query", bound=Model)
 
 
+class Payer(Protocol):
+    """Who pays and mines at a click, on regtest."""
+
+    async def pay(self, address: str, amount_sat: int) -> str:
+        """Pay an address; the txid. Raises `Rejected` when the node refuses."""
+
+    async def mine(self, blocks: int) -> None:
+        """Mine blocks with what is in the mempool."""
+
+
 @dataclass(frozen=True, slots=True)
 class Context:
     """What the handlers of a process share. `stop` is set when it is told to stop: who waits answers at once then."""
@@ -49,6 +59,7 @@ class Context:
     doorbell: Doorbell
     stop: asyncio.Event
     deriving: asyncio.Lock = field(default_factory=asyncio.Lock)
+    payer: Payer | None = None  # on regtest, where there is one
 
 
 CONTEXT = web.AppKey("context", Context)
@@ -185,8 +196,7 @@ def call_of(
 
 _OBJECTS = {
     "projects": "project", "invoices": "invoice", "anomalies": "exception", "deliveries": "delivery",
-    "webhook-secrets": "webhook secret",
-    "endpoints": "endpoint",
+    "webhook-secrets": "webhook secret", "api-keys": "key", "endpoints": "endpoint",
 }  # fmt: skip
 
 

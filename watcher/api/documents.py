@@ -26,6 +26,7 @@ from watcher.rules.timeline import sentence
 from watcher.rules.types import TxState
 from watcher.runtime.db import Row
 from watcher.runtime.ids import numbered_id
+from watcher.store.api_keys import ApiKey
 from watcher.store.projects import Project
 from watcher.store.webhook_secrets import WebhookSecret
 
@@ -183,6 +184,11 @@ def action(row: Row) -> dict[str, Any]:
         "previousHash": row["previous_hash"].hex(),
         "hash": row["hash"].hex(),
     }
+
+
+def api_key(key: ApiKey) -> dict[str, Any]:
+    """What is known of a project's key."""
+    return {"id": key.id, "projectId": key.project_id, "createdAt": time_text(key.created_at)}
 
 
 def webhook_secret(secret: WebhookSecret) -> dict[str, Any]:

@@ -47,32 +47,32 @@ async def livez(_request: web.Request) -> web.Response:
 async def readyz(request: web.Request) -> web.Response:
     """Ready, or a problem 503 that names what is not."""
     context = request.app[CONTEXT]
-    checks = await _checks(context.pool, context.settings)
-    shown = {"checks": [check.document() for check in checks]} if "verbose" in request.query else {}
-    failed = [check for check in checks if not check.ok]
+    found = await checks(context.pool, context.settings)
+    shown = {"checks": [check.document() for check in found]} if "verbose" in request.query else {}
+    failed = [check for check in found if not check.ok]
     if failed:
         detail = "; ".join(f"{check.name}: {check.detail}" for check in failed)
         raise Problem(503, detail, {"Retry-After": str(RETRY_AFTER_SECONDS)}, **shown)
     return web.Response(body=encoded({"status": "ok", **shown}), content_type=JSON)
 
 
-async def _checks(pool: Pool, settings: Settings) -> list[Check]:
+async def checks(pool: Pool, settings: Settings) -> list[Check]:
     """Database, schema, webhook secrets, watcher, rates; none behind one that failed can be asked."""
-    checks: list[Check] = []
+    found: list[Check] = []
     try:
         await pool.fetchval("SELECT 1")
-        checks.append(Check("database", ok=True, detail="answers"))
+        found.append(Check("database", ok=True, detail="answers"))
         await migrate.check(pool)
-        checks.append(Check("schema", ok=True, detail="is the one that this program needs"))
-        checks.append(await _secrets(pool, settings))
-        checks.append(await _watcher(pool, settings.reorg_limit_blocks))
+        found.append(Check("schema", ok=True, detail="is the one that this program needs"))
+        found.append(await _secrets(pool, settings))
+        found.append(await _watcher(pool, settings.reorg_limit_blocks))
         if settings.has_market_rates:
-            checks.append(_rates(await rates.every(pool), datetime.now(UTC)))
+            found.append(_rates(await rates.every(pool), datetime.now(UTC)))
     except PASSING_ERRORS:
         return [Check("database", ok=False, detail="does not answer")]
     except PaywatchError as error:
-        checks.append(Check("schema", ok=False, detail=error.message))
-    return checks
+        found.append(Check("schema", ok=False, detail=error.message))
+    return found
 
 
 async def _watcher(pool: Pool, reorg_limit_blocks: int) -> Check:

@@ -8,18 +8,20 @@ from decimal import Decimal
 from fractions import Fraction
 from typing import Any
 
-from watcher import actions, confirmation
+from watcher import actions, confirmation, simulation
 from watcher.api import documents
 from watcher.api.dispatch import Answer, Call, Context
 from watcher.api.errors import about, conflict, not_found, unavailable, unprocessable
 from watcher.api.policies import check_decimals
 from watcher.api.schemas.requests import Cancellation, InvoicePage, LinePage, NewInvoice, Nothing
+from watcher.api.schemas.simulation import Simulation
 from watcher.prices.quotes import NoRate, current_quote
 from watcher.rules import labels
 from watcher.rules.money import BTC, MAX_SAT, SAT_PER_BTC, due_sat, exact_value
 from watcher.rules.payloads import invoice_document
 from watcher.rules.policy import Requirement, cap_sat, requirement
 from watcher.rules.record import Invoice, Quote
+from watcher.rules.simulation import Unplayable
 from watcher.rules.types import Terms
 from watcher.runtime.db import Connection
 from watcher.runtime.ids import new_id
@@ -28,6 +30,7 @@ from watcher.store import descriptors, events, invoices, projects, records
 from watcher.store.projects import Project
 
 METADATA_BYTES_MAX = 4096
+EVENTS_SHOWN = 100  # more than any scenario has
 
 
 async def create(call: Call[NewInvoice, Nothing]) -> Answer:
@@ -184,7 +187,10 @@ def _record(new: invoices.NewInvoice, created: invoices.Created, url: str | None
 async def show_all(call: Call[Nothing, InvoicePage]) -> Answer:
     """Invoices, newest first."""
     query = call.query
-    wanted = invoices.Filter(call.scope(query.project_id), query.status, query.reference, query.cursor, query.label)
+    wanted = invoices.Filter(
+        call.scope(query.project_id), query.status, query.reference, query.cursor, query.label, query.test,
+        query.search,
+    )  # fmt: skip
     async with call.snapshot() as connection:
         ids = await invoices.page(connection, wanted, query.limit)
         items = await _documents(call, connection, ids)
@@ -253,6 +259,28 @@ async def confirm_without_payment(call: Call[Nothing, Nothing]) -> Answer:
         return answer
     async with call.work() as connection:
         return await call.answer(connection, answer)
+
+
+async def simulate(call: Call[Simulation, Nothing]) -> Answer:
+    """Play a scenario on a NEW test invoice: the same rules, made-up payments, and time moved instead of waited for.
+
+    The events are sent as all others are. Allowed while the project is in test mode. What is played cannot be taken
+    back: make an invoice for every scenario.
+    """
+    await _check_visible(call)
+    asked, context = call.body.scenario, call.context
+    async with call.work() as connection:
+        try:
+            await simulation.simulate(
+                connection, call.id, asked, call.principal.key_id, context.settings.base_url, call.now
+            )  # fmt: skip
+        except simulation.NotAllowed as error:
+            raise conflict(error.message) from None
+        except Unplayable as error:
+            raise unprocessable([("scenario", str(error))]) from None
+        [document] = await _documents(call, connection, [call.id])
+        told = [documents.event(row) for row in await events.of_invoice(connection, call.id, 0, EVENTS_SHOWN)]
+        return await call.answer(connection, Answer(200, {"scenario": asked, "events": told, "invoice": document}))
 
 
 async def cancel(call: Call[Cancellation, Nothing]) -> Answer:

@@ -57,6 +57,7 @@ WEBHOOK_HEADERS = {
 IDS = {
     "projects": f"^prj_{ID}$", "invoices": f"^inv_{ID}$", "deliveries": f"^dlv_{ID}$", "anomalies": f"^{OUTPOINT}$",
     "webhook-secrets": f"^sec_{ID}$",
+    "api-keys": f"^key_{ID}$",
     "endpoints": ENDPOINT,
 }  # fmt: skip
 

@@ -20,6 +20,31 @@ POLICY = (
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 
+CONSOLE_POLICY = POLICY.replace("form-action 'none'", "form-action 'self'")
+
+# How the console names the statuses, as merchants know them.
+SHOWN_STATUS = {
+    "NEW": "Created", "UNDERPAID": "Underpaid", "UNCONFIRMED": "Unconfirmed", "CONFIRMED": "Paid", "EXPIRED": "Expired",
+    "INVALID": "Invalid",
+}  # fmt: skip
+
+# What a page says after a form was taken, by the word in its address.
+WORDS = {
+    "made": "The invoice was made.",
+    "confirm": "The endpoint took the notification: the invoice is Paid.",
+    "not-confirmed": "The endpoint did not take the notification: the invoice is still Created. Its answer is below.",
+    "simulated": "The scenario was played: what follows are its events, without any coins.",
+    "cancelled": "The invoice was cancelled.",
+    "paid": "It is paid on the regtest chain: a moment, and the page shows it.",
+    "mined": "A block was mined.",
+    "sent-again": "The notification is sent again.",
+    "decided": "It is decided, and kept with your reason.",
+    "saved": "The settings are saved. Open invoices keep the terms they were made with.",
+    "revoked": "It is revoked, and good for nothing any more.",
+    "mode-live": "The project is live: only a full payment confirms an invoice.",
+    "mode-test": "The project is in test mode: new invoices are tests.",
+}
+
 
 def page_headers(policy: str) -> dict[str, str]:
     """The headers of every page, beside its content's."""
@@ -48,6 +73,11 @@ def rendered(template: str, **values: Any) -> str:
     return _ENVIRONMENT.get_template(template).render(values)
 
 
+def moment(text: str) -> str:
+    """A time of the API, for reading."""
+    return text.replace("T", " ").replace("Z", " UTC")
+
+
 async def asset(request: web.Request) -> web.Response:
     """Serve one of the files that pages load."""
     found = _ASSETS.get(request.match_info["name"])
@@ -62,4 +92,5 @@ _ENVIRONMENT = Environment(
     loader=PackageLoader("watcher.api"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
     lstrip_blocks=True,
 )  # fmt: skip
-_ENVIRONMENT.globals["asset_url"] = asset_url
+_ENVIRONMENT.globals |= {"asset_url": asset_url, "shown_status": SHOWN_STATUS, "words": WORDS}
+_ENVIRONMENT.filters["moment"] = moment

@@ -2,6 +2,7 @@
 
 from watcher.api import (
     anomalies,
+    api_keys,
     deliveries,
     endpoints,
     events,
@@ -13,9 +14,11 @@ from watcher.api import (
 )
 from watcher.api.dispatch import Route
 from watcher.api.schemas import answers, requests
+from watcher.api.schemas import api_keys as key_schemas
 from watcher.api.schemas import endpoints as of_endpoints
 from watcher.api.schemas import webhook_secrets as secret_schemas
 from watcher.api.schemas.replays import Queued
+from watcher.api.schemas.simulation import Simulated, Simulation
 
 BASE = "/api/v1"
 
@@ -51,6 +54,15 @@ ROUTES = (
         secret_schemas.WebhookSecret, body=secret_schemas.Revocation, also=(409,),
     ),
     Route(
+        "POST", "/projects/{id}/api-keys", api_keys.create_api_key, "Make another key of a project",
+        key_schemas.CreatedApiKey, body=key_schemas.KeyChange, status=201, also=(409,),
+    ),
+    Route("GET", "/projects/{id}/api-keys", api_keys.show_api_keys, "List a project's keys", key_schemas.ApiKeyList),
+    Route(
+        "POST", "/api-keys/{id}/revoke", api_keys.revoke, "Revoke a project's key", key_schemas.ApiKey,
+        body=key_schemas.KeyChange,
+    ),
+    Route(
         "POST", "/invoices", invoices.create, "Make an invoice", answers.Invoice,
         body=requests.NewInvoice, status=201, also=(404, 503),
     ),
@@ -70,6 +82,10 @@ ROUTES = (
     Route(
         "POST", "/invoices/{id}/confirm-without-payment", invoices.confirm_without_payment,
         "Confirm a test invoice without payment", answers.Confirmation, also=(409,),
+    ),
+    Route(
+        "POST", "/invoices/{id}/simulate", invoices.simulate, "Play a scenario on a test invoice, without coins",
+        Simulated, body=Simulation, also=(409,),
     ),
     Route(
         "POST", "/invoices/{id}/cancel", invoices.cancel, "Cancel a NEW invoice", answers.Invoice,

@@ -17,6 +17,7 @@ from watcher.api.live import LIVE, Live, live_pages
 from watcher.api.openapi import openapi_document
 from watcher.api.rendering import asset
 from watcher.api.routes import BASE, ROUTES
+from watcher.console.routes import add_to as add_console
 
 BODY_BYTES_MAX = 65_536
 
@@ -40,7 +41,7 @@ def application(context: Context) -> web.Application:
     document = openapi_document(context.settings.base_url)
     server.router.add_get(f"{BASE}/openapi.json", _static(encoded(document), JSON))
     server.router.add_get("/docs", docs_page(document))
-    server.router.add_get("/", _to_docs)
+    add_console(server.router)
     server.router.add_get("/livez", health.livez)
     server.router.add_get("/readyz", health.readyz)
     server.router.add_get("/pay/{id}", payment_page.page)
@@ -48,10 +49,6 @@ def application(context: Context) -> web.Application:
     server.router.add_get("/pay/{id}/stream", payment_page.stream)
     server.router.add_get("/assets/{name}", asset)
     return server
-
-
-async def _to_docs(_request: web.Request) -> web.Response:
-    raise web.HTTPFound("/docs")
 
 
 def _static(body: bytes, content_type: str) -> Handler:
@@ -75,10 +72,15 @@ async def _observed(request: web.Request, handler: Handler) -> web.StreamRespons
     _requests.labels(route, method, response.status).inc()
     _duration.labels(route).observe(seconds)
     log.info(
-        "http.request", method=method, path=request.path, status=response.status,
+        "http.request", method=method, path=_path(request, route), status=response.status,
         duration_ms=round(seconds * 1000, 1), key_id=request.get(KEY_ID),
     )  # fmt: skip
     return response
+
+
+def _path(request: web.Request, route: str) -> str:
+    """The path; that of a link that makes an account is a secret."""
+    return route if "token" in request.match_info else request.path
 
 
 def _route(request: web.Request) -> str:

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from watcher.bitcoind.jsonrpc import Login
 from watcher.bitcoind.rpc import BitcoindRpc
 from watcher.runtime.config import Settings
 from watcher.runtime.errors import Misconfigured
@@ -9,12 +10,15 @@ from watcher.runtime.errors import Misconfigured
 
 def node_client(settings: Settings, timeout_seconds: float = 30.0) -> BitcoindRpc:
     """The node's RPC client as the settings describe it. Raises `Misconfigured` when no login is set."""
+    return BitcoindRpc(settings.bitcoind_url, login_of(settings), timeout_seconds=timeout_seconds)
+
+
+def login_of(settings: Settings) -> Login:
+    """How one signs in to the node. Raises `Misconfigured` when no login is set."""
     if settings.bitcoind_user:
-        login = settings.bitcoind_user, settings.bitcoind_password
-        return BitcoindRpc(settings.bitcoind_url, login, timeout_seconds=timeout_seconds)
+        return settings.bitcoind_user, settings.bitcoind_password
     if settings.bitcoind_cookie_file:
-        cookie = Path(settings.bitcoind_cookie_file)
-        return BitcoindRpc(settings.bitcoind_url, cookie, timeout_seconds=timeout_seconds)
+        return Path(settings.bitcoind_cookie_file)
     raise Misconfigured(
         "there is no login for bitcoind", "set --bitcoind-user and --bitcoind-password, or --bitcoind-cookie-file"
     )

@@ -12,10 +12,11 @@ Key = tuple[str, bool]  # project, test
 
 
 def exposed_sat(standing: Standing, payments: Sequence[Payment]) -> int:
-    """The part of a CONFIRMED invoice's money that no block holds."""
+    """The part of a CONFIRMED invoice's money that no block holds; what is simulated is no money."""
     if standing.status is not Status.CONFIRMED:
         return 0
-    return sum(payment.amount_sat for payment in payments if payment.counted and payment.tx.anchor is None)
+    real = (payment for payment in payments if not payment.simulated)
+    return sum(payment.amount_sat for payment in real if payment.counted and payment.tx.anchor is None)
 
 
 def needs_exposure(invoice: Invoice) -> bool:

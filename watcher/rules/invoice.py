@@ -160,8 +160,11 @@ def arrival_height(payment: Payment) -> int:
 
 
 def _as_of(payment: Payment, tip_height: int) -> Payment:
-    """The payment as it stood when the tip was at `tip_height`: an anchor above it was not there yet."""
-    if payment.tx.anchor is None or payment.tx.anchor.height <= tip_height:
+    """The payment as it stood when the tip was at `tip_height`: an anchor above it was not there yet.
+
+    The block of a simulated payment is in no chain, and stays when the tip goes down.
+    """
+    if payment.tx.anchor is None or payment.tx.anchor.height <= tip_height or payment.simulated:
         return payment
     return replace(payment, tx=replace(payment.tx, state=TxState.MEMPOOL, anchor=None))
 
@@ -183,8 +186,8 @@ def is_expired(terms: Terms, moment: Moment) -> bool:
 
 
 def confirmations_of(payment: Payment, tip_height: int) -> int:
-    """1 in the tip, 0 while unconfirmed."""
-    return 0 if payment.tx.anchor is None else tip_height - payment.tx.anchor.height + 1
+    """1 in the tip, 0 while unconfirmed, and for a simulated payment while the tip is below its block."""
+    return 0 if payment.tx.anchor is None else max(tip_height - payment.tx.anchor.height + 1, 0)
 
 
 def is_present(terms: Terms, payment: Payment, moment: Moment) -> bool:

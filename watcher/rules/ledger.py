@@ -43,7 +43,8 @@ def _balanced(accounts: Counter[str]) -> dict[str, int]:
 
 
 def _is_booked(payment: Payment) -> bool:
-    return payment.judged and not payment.tx.is_taken_back and (payment.counted or payment.tx.evicted_at is None)
+    is_there = not payment.tx.is_taken_back and (payment.counted or payment.tx.evicted_at is None)
+    return payment.judged and is_there and not payment.simulated
 
 
 def _is_held(standing: Standing, payment: Payment) -> bool:

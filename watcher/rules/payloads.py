@@ -132,7 +132,7 @@ def bip21(invoice: Invoice, amount_sat: int) -> str:
 
 def _payment(payment: Payment, tip_height: int) -> dict[str, Any]:
     tx = payment.tx
-    return {
+    document = {
         "id": f"{_hex(tx.txid)}:{payment.vout}",
         "txid": _hex(tx.txid),
         "vout": payment.vout,
@@ -147,6 +147,7 @@ def _payment(payment: Payment, tip_height: int) -> dict[str, Any]:
         "anomaly": payment.anomaly,
         "resolution": payment.resolution,
     }
+    return document | {"simulated": True} if payment.simulated else document
 
 
 def status_event(invoice: Invoice, head: EventHead, tip_height: int, base_url: str) -> tuple[str, bytes]:

@@ -206,6 +206,10 @@ def _resolved(detail: Mapping[str, Any]) -> str:
     return f"{_payment(detail)} was held, and is {decided}. {_who(detail)}"
 
 
+def _simulated(detail: Mapping[str, Any]) -> str:
+    return f"The scenario {detail['scenario']} was simulated by {detail['actor']}: what follows is made up."
+
+
 def _cancelled(detail: Mapping[str, Any]) -> str:
     return f"It was cancelled. {_who(detail)}"
 
@@ -230,4 +234,5 @@ _SENTENCES: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "healed": _healed,
     "resolved": _resolved,
     "cancelled": _cancelled,
+    "simulated": _simulated,
 }

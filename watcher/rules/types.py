@@ -49,6 +49,23 @@ class Resolution(StrEnum):
     IGNORED = "ignored"  # nothing is done about it
 
 
+class Scenario(StrEnum):
+    """What can be played on a test invoice without coins; the first nine are those of the contract with merchants."""
+
+    PAID = "paid"
+    PAID_LATE = "paid-late"
+    UNDERPAID = "underpaid"
+    UNDERPAID_COMPLETED = "underpaid-completed"
+    EXPIRED = "expired"
+    OVERPAID = "overpaid"
+    OVERPAID_SPLIT = "overpaid-split"
+    UNCONFIRMED = "unconfirmed"
+    UNCONFIRMED_INVALIDATED = "unconfirmed-invalidated"
+    FEE_BUMPED = "fee-bumped"
+    REORGED = "reorged"
+    REORGED_BACK = "reorged-back"
+
+
 class TxState(StrEnum):
     """Where a tracked transaction is. Replaced, conflicted and evicted are the three ways to be gone."""
 
@@ -106,6 +123,7 @@ class Payment:
     resolution: Resolution | None = None  # what an operator has decided, where it is held
     reorged: bool = False  # a block that held it has left the chain
     measured: Measurement | None = None  # when it was first seen in the mempool; None: it was not
+    simulated: bool = False  # made up for a test invoice: no coins, and no chain that could change it
 
     @property
     def key(self) -> tuple[bytes, int]:

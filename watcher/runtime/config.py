@@ -49,7 +49,7 @@ class Settings(BaseModel):
         repr=False,
         description="Keys that webhook secrets are encrypted with in the database: each the base64 of 32 random bytes, "
         "as `openssl rand -base64 32` makes it; several on lines of their own or separated by commas. The first "
-        "encrypts, all decrypt. Required by api and notifier.",
+        "encrypts, all decrypt. The notifier does not start without; the API makes no projects and no secrets.",
     )
     state_directory: str = Field(
         "",
@@ -145,6 +145,12 @@ class Settings(BaseModel):
     )
     metrics_host: str = Field("127.0.0.1", description="Address of the metrics listener of every role.")
     metrics_port: int = Field(0, ge=0, le=65535, description="Port of the metrics listener; 0: no listener.")
+
+    regtest_payer_wallet: str = Field(
+        "",
+        description="On regtest alone: a wallet of the node that pays invoices and mines blocks at a click in the "
+        "console. Empty: no such buttons.",
+    )
 
     delivery_slots: int = Field(
         64,

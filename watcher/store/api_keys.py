@@ -49,3 +49,39 @@ WHERE k.secret_hash = $1 AND k.revoked_at IS NULL
 def _hash(key: str) -> bytes:
     # Keys are 256 random bits: a plain hash cannot be searched, and is quick to look up.
     return hashlib.sha256(key.encode()).digest()
+
+
+@dataclass(frozen=True, slots=True)
+class ApiKey:
+    """What is known of a project's key, but for itself."""
+
+    id: str
+    project_id: str
+    created_at: datetime
+
+
+async def of_project(connection: Connection, project_id: str) -> list[ApiKey]:
+    """A project's keys that can be used, the oldest first."""
+    rows = await connection.fetch(
+        "SELECT id, project_id, created_at FROM api_key WHERE project_id = $1 AND revoked_at IS NULL ORDER BY id",
+        project_id,
+    )  # fmt: skip
+    return [ApiKey(**row) for row in rows]
+
+
+async def revoke(connection: Connection, project_id: str, key_id: str, now: datetime) -> ApiKey | None:
+    """End a project's key now; None if it has no such key, or it was revoked before."""
+    row = await connection.fetchrow(
+        "UPDATE api_key SET revoked_at = $3 WHERE id = $1 AND project_id = $2 AND revoked_at IS NULL "
+        "RETURNING id, project_id, created_at",
+        key_id, project_id, now,
+    )  # fmt: skip
+    return ApiKey(**row) if row else None
+
+
+async def project_of(connection: Connection, key_id: str) -> str | None:
+    """The project that a key is of; None for an operator's, and for one that is not there or was revoked."""
+    project_id: str | None = await connection.fetchval(
+        "SELECT project_id FROM api_key WHERE id = $1 AND revoked_at IS NULL", key_id
+    )
+    return project_id

@@ -169,6 +169,12 @@ async def find(connection: Connection, delivery_id: str) -> Row | None:
     return await connection.fetchrow(_SELECT + "WHERE d.id = $1", delivery_id)
 
 
+async def project_of(connection: Connection, delivery_id: str) -> str | None:
+    """The project whose delivery it is."""
+    project_id: str | None = await connection.fetchval("SELECT project_id FROM delivery WHERE id = $1", delivery_id)
+    return project_id
+
+
 async def body_of(connection: Connection, event_id: str) -> bytes:
     """What is posted for an event, byte for byte."""
     body: bytes = await connection.fetchval("SELECT body FROM event WHERE id = $1", event_id)

@@ -14,5 +14,5 @@ def where(conditions: Mapping[str, Any], *more: str, first: int = 1) -> tuple[st
     caller, never input. The arguments are numbered from `first`.
     """
     given = {text: value for text, value in conditions.items() if value is not None}
-    parts = [f"{text} ${number}" for number, text in enumerate(given, first)] + [text for text in more if text]
+    parts = [f"{text} (${number})" for number, text in enumerate(given, first)] + [text for text in more if text]
     return f"WHERE {' AND '.join(parts)}" if parts else "", list(given.values())

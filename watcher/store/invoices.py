@@ -1,5 +1,6 @@
 """Invoices as rows: making one, and finding them. What is judged of them is written by `store.records`."""
 
+import re
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
@@ -134,6 +135,34 @@ class Filter:
     reference: str | None
     before: str | None  # an id: ids sort by age
     label: str | None = None
+    test: bool | None = None
+    search: str | None = None
+
+
+# The newest of what a text may mean; each of the four is one look into an index.
+_SEARCH = """
+SELECT f.id FROM (
+  (SELECT i.id, i.project_id FROM invoice i WHERE i.id = $1)
+  UNION
+  (SELECT i.id, i.project_id FROM address a JOIN invoice i USING (script_pubkey) WHERE a.address = $1)
+  UNION
+  (SELECT i.id, i.project_id FROM payment y JOIN invoice i ON i.id = y.invoice_id WHERE y.txid = $2)
+  UNION
+  (SELECT i.id, i.project_id FROM project p CROSS JOIN LATERAL (
+     SELECT * FROM invoice i WHERE i.project_id = p.id AND i.reference = $1 ORDER BY i.id DESC LIMIT $4) i
+   WHERE $3::text IS NULL OR p.id = $3)) f
+WHERE $3::text IS NULL OR f.project_id = $3
+ORDER BY f.id DESC LIMIT $4
+"""
+SEARCH_MAX = 1_000
+_TXID = re.compile("[0-9a-f]{64}", re.IGNORECASE)
+
+
+async def _found(connection: Connection, project_id: str | None, text: str) -> list[str]:
+    """The ids of the newest invoices that a text names: by id, reference, address, or a transaction that pays them."""
+    txid = bytes.fromhex(text)[::-1] if _TXID.fullmatch(text) else None
+    rows = await connection.fetch(_SEARCH, text, txid, project_id, SEARCH_MAX)
+    return [row["id"] for row in rows]
 
 
 async def page(connection: Connection, wanted: Filter, limit: int) -> list[str]:
@@ -141,6 +170,8 @@ async def page(connection: Connection, wanted: Filter, limit: int) -> list[str]:
     clause, values = where({
         "project_id =": wanted.project_id, "status =": wanted.status, "reference =": wanted.reference,
         "labels <> '{}' AND labels @>": wanted.label and [wanted.label], "id <": wanted.before,
+        "test =": wanted.test,
+        "id = ANY": None if wanted.search is None else await _found(connection, wanted.project_id, wanted.search),
     })  # fmt: skip
     rows = await connection.fetch(f"SELECT id FROM invoice {clause} ORDER BY id DESC LIMIT {limit:d}", *values)  # noqa: S608
     return [row["id"] for row in rows]

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
 
+from watcher.rules.codec import decode, encode
 from watcher.rules.exposure import exposed_sat
 from watcher.rules.record import Invoice, Noted, Quote
 from watcher.rules.risk import Measurement, factor_of_json, to_json
@@ -47,10 +48,26 @@ async def load(connection: Connection, invoice_ids: Sequence[str], *, lock: bool
             rates[row["invoice_id"]][payment.key] = row["rate"]
         if row["noted"] is not None:
             noted[row["invoice_id"]][payment.key] = row["noted"]
+    for row in rows:
+        _add_simulated(row, payments[row["id"]], rates[row["id"]], noted[row["id"]])
     return {
         row["id"]: _invoice(row, tuple(payments[row["id"]]), rates[row["id"]], Noted(row["noted"], noted[row["id"]]))
         for row in rows
     }
+
+
+def _add_simulated(
+    row: Row, payments: list[Payment], rates: dict[tuple[bytes, int], Decimal], noted: dict[tuple[bytes, int], bytes]
+) -> None:
+    """The made-up payments, behind the real ones that were seen in the same second."""
+    for one in row["simulated"] or ():
+        payment: Payment = decode(Payment, one["payment"])
+        payments.append(payment)
+        if one["rate"] is not None:
+            rates[payment.key] = decode(Decimal, one["rate"])
+        noted[payment.key] = decode(bytes, one["noted"])
+    if row["simulated"]:
+        payments.sort(key=lambda payment: payment.first_seen_at)
 
 
 def _invoice(row: Row, payments: tuple[Payment, ...], rates: dict[tuple[bytes, int], Decimal], noted: Noted) -> Invoice:
@@ -127,19 +144,19 @@ WITH saved AS (
     set_closed = n.set_closed, last_sequence = n.last_sequence, confirmed_at = n.confirmed_at,
     judge_at = n.judge_at, judge_at_height = n.judge_at_height, judge_pending = false,
     labels = string_to_array(n.labels, ','), noted = n.noted, raised_to = n.raised_to, conflict_seen = n.conflict_seen,
-    risk_factors = n.risk_factors::jsonb, exposed_sat = n.exposed_sat
+    risk_factors = n.risk_factors::jsonb, exposed_sat = n.exposed_sat, simulated = n.simulated::jsonb
   FROM unnest($1::text[], $2::text[], $3::text[], $4::bigint[], $5::bool[], $6::bool[], $7::int[], $8::timestamptz[],
               $9::timestamptz[], $10::int[], $11::text[], $12::bytea[], $13::int[], $14::bool[], $15::text[],
-              $16::bigint[])
+              $16::bigint[], $17::text[])
     AS n(id, status, reason, paid_sat, reached_due, set_closed, last_sequence, confirmed_at, judge_at, judge_at_height,
-         labels, noted, raised_to, conflict_seen, risk_factors, exposed_sat)
+         labels, noted, raised_to, conflict_seen, risk_factors, exposed_sat, simulated)
   WHERE i.id = n.id
 )
 UPDATE payment y SET judged = n.judged, counted = n.counted, in_closed_set = n.in_closed_set,
   confirmed_anchor_hash = n.confirmed_anchor_hash, anomaly = n.anomaly, report_at_height = n.report_at_height,
   noted = n.noted
-FROM unnest($17::bytea[], $18::int[], $19::bool[], $20::bool[], $21::bool[], $22::bytea[], $23::text[], $24::int[],
-            $25::bytea[])
+FROM unnest($18::bytea[], $19::int[], $20::bool[], $21::bool[], $22::bool[], $23::bytea[], $24::text[], $25::int[],
+            $26::bytea[])
   AS n(txid, vout, judged, counted, in_closed_set, confirmed_anchor_hash, anomaly, report_at_height, noted)
 WHERE y.txid = n.txid AND y.vout = n.vout
 """
@@ -153,7 +170,7 @@ async def save(connection: Connection, judged: Sequence[tuple[Invoice, Due]]) ->
             invoice.standing.reached_due, invoice.standing.set_closed, invoice.last_sequence, invoice.confirmed_at,
             due.judge_at, due.judge_at_height, ",".join(invoice.labels), invoice.noted.invoice,
             invoice.standing.raised_to, invoice.standing.conflict_seen, _factors_json(invoice),
-            exposed_sat(invoice.standing, invoice.payments),
+            exposed_sat(invoice.standing, invoice.payments), _simulated_json(invoice),
         )
         for invoice, due in judged
     ]  # fmt: skip
@@ -165,13 +182,27 @@ async def save(connection: Connection, judged: Sequence[tuple[Invoice, Due]]) ->
         )
         for invoice, due in judged
         for payment in invoice.payments
+        if not payment.simulated
     ]  # fmt: skip
-    await connection.execute(_SAVE, *columns(invoices, 16), *columns(payments, 9))
+    await connection.execute(_SAVE, *columns(invoices, 17), *columns(payments, 9))
 
 
 def _factors_json(invoice: Invoice) -> str:
     """As text: a list within an array would be taken for a dimension of it."""
     return json.dumps([to_json(factor) for factor in invoice.standing.factors])
+
+
+def _simulated_json(invoice: Invoice) -> str | None:
+    """What `_add_simulated` reads."""
+    made_up = [
+        {
+            "payment": encode(payment), "rate": encode(invoice.payment_rates.get(payment.key)),
+            "noted": encode(invoice.noted.payments[payment.key]),
+        }
+        for payment in invoice.payments
+        if payment.simulated
+    ]  # fmt: skip
+    return json.dumps(made_up) if made_up else None
 
 
 def columns(rows: Iterable[Sequence[object]], width: int) -> list[list[object]]:

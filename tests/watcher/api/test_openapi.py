@@ -89,4 +89,4 @@ async def test_generated_requests_find_nothing_undescribed(who, operator, shop, 
     )  # fmt: skip
     output, _ = await done.communicate()
     assert done.returncode == 0, output.decode()
-    assert b"Tested: 33" in output
+    assert b"Tested: 37" in output

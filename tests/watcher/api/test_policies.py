@@ -241,7 +241,11 @@ async def test_an_invoice_asks_for_no_negative_confirmations(shop):
         ("/events?after=x", "after", "give the nextCursor of the answer before, as it was"),
         ("/invoices?projectId=x", "projectId", "write an id such as prj_01ARZ3NDEKTSV4RRFFQ69G5FAV"),
         ("/deliveries?invoiceId=x", "invoiceId", "write an id such as inv_01ARZ3NDEKTSV4RRFFQ69G5FAV"),
-        ("/deliveries?state=x", "state", "write 'pending', 'in_flight', 'delivered', 'dead' or 'cancelled'"),
+        (
+            "/deliveries?state=x",
+            "state",
+            "write 'pending', 'in_flight', 'held', 'failing', 'delivered', 'dead' or 'cancelled'",
+        ),
         ("/invoices?limit=x", "limit", "write a whole number"),
         ("/invoices?limit=0", "limit", "write a number of at least 1"),
     ],

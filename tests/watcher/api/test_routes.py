@@ -12,12 +12,16 @@ GET /projects/{id}/report
 POST /projects/{id}/webhook-secrets
 GET /projects/{id}/webhook-secrets
 POST /webhook-secrets/{id}/revoke
+POST /projects/{id}/api-keys
+GET /projects/{id}/api-keys
+POST /api-keys/{id}/revoke
 POST /invoices
 GET /invoices
 GET /invoices/{id}
 GET /invoices/{id}/events
 GET /invoices/{id}/timeline
 POST /invoices/{id}/confirm-without-payment
+POST /invoices/{id}/simulate
 POST /invoices/{id}/cancel
 GET /anomalies
 GET /anomalies/{id}

@@ -51,6 +51,7 @@ INVOICE = [
     "judge_at = NULL",
     "status = 'UNDERPAID', paid_sat = 1, judge_at = NULL",
     "noted = '\\x00'",
+    "simulated = '[]'",
 ]
 TX = [
     "txid = '\\x00'",

@@ -171,6 +171,9 @@ class Payment(Model):
         description="As which it was reported: paid_late or paid_after_final; null: it was not."
     )
     resolution: Resolution | None = Field(None, description="What an operator decided, where its money was held.")
+    simulated: Literal[True] | None = Field(
+        None, description="It was made up by a simulated scenario, without coins. Real payments do not have this field."
+    )
 
 
 class RiskFactor(Model):

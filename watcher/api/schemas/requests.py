@@ -276,6 +276,10 @@ class InvoicePage(Page):
         None, description="Invoices with exactly this reference."
     )
     label: Label | None = Field(None, description="Invoices that have this label.")
+    test: bool | None = Field(None, description="Invoices made in test mode, or those that were not.")
+    search: Annotated[str, Field(min_length=1, max_length=200, pattern=NO_NUL)] | None = Field(
+        None, description="Invoices with this id, reference or address, or with a payment of this transaction."
+    )
 
 
 class LinePage(Page):
