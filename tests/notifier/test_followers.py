@@ -295,6 +295,8 @@ async def test_whatever_happens_at_once_nobody_waits_who_has_no_head(shop: Shop,
     put = 0
     for _ in range(25):
         _, _, _, *sweeps = await asyncio.gather(write(), send(), decide(), *(put_back(shop.pool, 0) for _ in range(4)))
-        put += sum(count for count, _ in sweeps)
+        await send()
+        await write()
+        put += sum(count for count, _ in [*sweeps, await put_back(shop.pool, 0)])
         assert await shop.pool.fetch(LEFT_ALONE) == []
     assert put > 0
