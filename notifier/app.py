@@ -12,6 +12,7 @@ from notifier.client import Client, open_client
 from notifier.clock import watch_clock
 from notifier.confirmation import Confirmations
 from notifier.doorbell import Doorbell, listen
+from notifier.followers import keep_followers_back
 from notifier.guard import Guard
 from notifier.retention import keep_log_short
 from notifier.slots import POSTS_PER_SLOT, Slots
@@ -84,6 +85,7 @@ async def _run(settings: Settings, pool: Pool, ring: Keyring, client: Client, st
             group.create_task(worker.run(stop))
             group.create_task(confirmations.run(stop))
             group.create_task(watch_clock(pool, client.now, stop))
+            group.create_task(keep_followers_back(pool, stop))
             group.create_task(keep_log_short(pool, settings.delivery_log_days, stop))
             log.info("notifier.started", slots=settings.delivery_slots)
             await stop.wait()

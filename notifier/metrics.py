@@ -17,9 +17,15 @@ NOTIFICATIONS = Counter(
     "Deliveries that were finished, by type of event: delivered, or given up and why; or held by a 410.",
     ["event", "outcome"],
 )
-PENDING = Gauge("paywatch_notifications_pending", "Deliveries that are not finished.")
+PENDING = Gauge(
+    "paywatch_notifications_pending",
+    "Deliveries that are neither finished nor held; 100,000 are counted at the most.",
+)
 OLDEST_PENDING_SECONDS = Gauge(
-    "paywatch_notification_oldest_pending_age_seconds", "Age of the oldest delivery that is not finished."
+    "paywatch_notification_oldest_pending_age_seconds", "Age of the oldest delivery that is neither finished nor held."
+)
+DEAD_ROWS = Gauge(
+    "paywatch_delivery_dead_rows", "Old versions of rows of the deliveries, which claims walk over until a vacuum."
 )
 LATE = Counter("paywatch_notification_late_results_total", "Answers that came after the lease was lost.")
 REAPED = Counter("paywatch_notification_leases_expired_total", "Deliveries taken back from a notifier that ended.")

@@ -37,21 +37,25 @@ from watcher.runtime.sealing import Keyring
 ENDPOINTS_PER_CLAIM = 500  # with anything pending; the next claim goes on after them
 SHARE_MIN = 4  # deliveries of one endpoint per claim, when its cap allows
 EXPIRED_PER_REAP = 1_000
+BACKLOG_MAX = 100_000  # deliveries are counted at the most
 
-# Nothing of the delivery's invoice is in flight to its endpoint, and no earlier one goes first.
+# Nothing of the delivery's invoice is in flight to its endpoint, and no earlier one goes first. OFFSET keeps it from
+# becoming a join, for which the planner may read all that is open to the endpoint, however much that is.
 _CLEAR = """NOT EXISTS (
   SELECT FROM delivery p
   WHERE p.endpoint_id = d.endpoint_id AND p.invoice_id = d.invoice_id AND p.id <> d.id AND (
     p.state = 'in_flight' OR (
       p.state = 'pending' AND (p.sequence, p.id) < (d.sequence, d.id) AND (
-        p.overtake_after IS NULL OR p.overtake_after > now() OR p.next_attempt_at <= now()))))"""
+        p.overtake_after IS NULL OR p.overtake_after > now() OR p.next_attempt_at <= now())))
+  OFFSET 0)"""
 
 # What a claim does, in order:
 # waiting    the next endpoints after the cursor that have anything pending, by skipping through the index, so
 #            that neither endpoints without work nor a long backlog of one endpoint cost anything
 # room       those of them that may be sent to now, with their free slots, and locked, so that two notifiers do
 #            not fill the same slots; NO KEY, since an INSERT of a delivery must not wait; half-open: one probe,
-#            then as many as the ramp allows
+#            then as many as the ramp allows. Whether anything is due is asked in the order of the index that is to
+#            answer it: by another one it would be looked for among all that waits
 # suspect    the one delivery that was in flight at three crashes or more and may be sent now: none while another is
 # candidate  of each the oldest due deliveries that no other delivery of their invoice holds up: nothing of an
 #            invoice is in flight twice, and an earlier one goes first until `overtake_after`; one of each
@@ -73,8 +77,9 @@ WITH RECURSIVE waiting (id, number) AS (
   CROSS JOIN LATERAL (
     SELECT CASE WHEN e.consecutive_failures >= $5 THEN 1 ELSE least(e.max_in_flight, e.ramp) END - count(*) AS free
     FROM delivery d WHERE d.endpoint_id = e.id AND d.state = 'in_flight') f
-  WHERE e.status = 'active' AND e.blocked_until <= now() AND f.free > 0 AND e.id <> ALL($7::bigint[]) AND EXISTS (
-    SELECT FROM delivery d WHERE d.endpoint_id = e.id AND d.state = 'pending' AND d.next_attempt_at <= now())
+  WHERE e.status = 'active' AND e.blocked_until <= now() AND f.free > 0 AND e.id <> ALL($7::bigint[]) AND (
+    SELECT d.next_attempt_at FROM delivery d WHERE d.endpoint_id = e.id AND d.state = 'pending'
+    ORDER BY d.next_attempt_at LIMIT 1) <= now()
   ORDER BY e.id LIMIT $2
   FOR NO KEY UPDATE OF e SKIP LOCKED
 ), suspect AS MATERIALIZED (
@@ -146,7 +151,7 @@ FROM endpoint WHERE id = ANY($1::bigint[]) ORDER BY id FOR NO KEY UPDATE
 # A late result is logged once (its record may have been committed without our hearing of it, and then it was no
 # late one). Late or not, an answer shows that its delivery ends no notifier. Followers that were never tried wait
 # together with their head, out of the way of the claim, but not beyond the moment from which they may pass it; when it
-# is finished they are due.
+# is finished they are due. They are locked in the order of their ids, as by everybody who locks many.
 _WRITE = """
 WITH result AS MATERIALIZED (
   SELECT * FROM unnest(
@@ -176,14 +181,15 @@ WITH result AS MATERIALIZED (
       delivered_at = CASE WHEN r.state = 'delivered' THEN now() END, dead_reason = r.dead_reason
   FROM result r WHERE d.id = r.delivery_id AND r.state IS NOT NULL
   RETURNING d.endpoint_id, d.invoice_id, d.sequence, d.state, d.next_attempt_at, d.overtake_after
+), follower AS MATERIALIZED (
+  SELECT d.id, CASE WHEN f.state = 'pending'
+    THEN greatest(d.next_attempt_at, least(f.next_attempt_at, f.overtake_after)) ELSE now() END AS next_attempt_at
+  FROM finished f JOIN delivery d ON d.endpoint_id = f.endpoint_id AND d.invoice_id = f.invoice_id
+  WHERE d.sequence > f.sequence AND d.state = 'pending' AND d.attempts = 0
+    AND CASE WHEN f.state = 'pending' THEN f.overtake_after > now() ELSE d.next_attempt_at > now() END
+  ORDER BY d.id FOR NO KEY UPDATE OF d
 )
-UPDATE delivery d
-SET next_attempt_at = CASE WHEN f.state = 'pending'
-  THEN greatest(d.next_attempt_at, least(f.next_attempt_at, f.overtake_after)) ELSE now() END
-FROM finished f
-WHERE d.endpoint_id = f.endpoint_id AND d.invoice_id = f.invoice_id AND d.sequence > f.sequence
-  AND d.state = 'pending' AND d.attempts = 0
-  AND CASE WHEN f.state = 'pending' THEN f.overtake_after > now() ELSE d.next_attempt_at > now() END
+UPDATE delivery d SET next_attempt_at = o.next_attempt_at FROM follower o WHERE d.id = o.id
 """
 
 _JUDGE_ENDPOINTS = """
@@ -209,18 +215,34 @@ WITH expired AS (
       next_attempt_at = now(), lease_token = NULL, lease_until = NULL,
       overtake_after = coalesce(d.overtake_after, now() + $2)
   FROM expired x WHERE d.id = x.id
-  RETURNING d.id, d.event_id, d.endpoint_id, d.crash_count AS crashes, d.state = 'dead' AS is_dead
+  RETURNING d.id, d.event_id, d.endpoint_id, d.invoice_id, d.sequence, d.crash_count AS crashes,
+    d.state = 'dead' AS is_dead
+), released AS (
+  UPDATE delivery d SET next_attempt_at = now() FROM freed f
+  WHERE f.is_dead AND d.endpoint_id = f.endpoint_id AND d.invoice_id = f.invoice_id AND d.sequence > f.sequence
+    AND d.state = 'pending' AND d.attempts = 0 AND d.next_attempt_at > now()
 ), logged AS (
   INSERT INTO attempt (delivery_id, number, started_at, duration_ms, outcome, error)
   SELECT id, attempts, lease_until - make_interval(secs => $3), ($3 * 1000)::int, $4, $5 FROM expired
 )
-SELECT f.*, v.type AS event_type FROM freed f JOIN event v ON v.id = f.event_id ORDER BY f.id
+SELECT f.id, f.event_id, f.endpoint_id, f.crashes, f.is_dead, v.type AS event_type
+FROM freed f JOIN event v ON v.id = f.event_id ORDER BY f.id
 """
 
+# For the oldest, a share of the deliveries of each endpoint is looked at, that of its oldest invoices: ids sort by age.
 _BACKLOG = """
-SELECT count(*) AS pending, coalesce(extract(epoch FROM now() - min(created_at)), 0)::float8 AS oldest_seconds
-FROM delivery WHERE state IN ('pending', 'in_flight')
+SELECT (SELECT count(*) FROM (
+    SELECT FROM endpoint e CROSS JOIN LATERAL (
+      SELECT FROM delivery o WHERE o.endpoint_id = e.id AND o.state IN ('pending', 'in_flight') OFFSET 0) d
+    WHERE e.status = 'active' LIMIT $1) c) AS pending,
+  coalesce(extract(epoch FROM now() - min(d.created_at)), 0)::float8 AS oldest_seconds
+FROM endpoint e CROSS JOIN LATERAL (
+  SELECT o.created_at FROM delivery o WHERE o.endpoint_id = e.id AND o.state IN ('pending', 'in_flight')
+  ORDER BY o.invoice_id, o.sequence LIMIT greatest(20, $1 / (SELECT count(*) FROM endpoint WHERE status = 'active'))) d
+WHERE e.status = 'active'
 """
+
+_DEAD_ROWS = "SELECT n_dead_tup FROM pg_stat_user_tables WHERE relid = 'delivery'::regclass"
 
 _CENSUS = """
 SELECT disabled_reason AS reason, count(*) AS count FROM endpoint WHERE status = 'disabled' GROUP BY disabled_reason
@@ -359,11 +381,17 @@ class Store:
         return counts, counts.pop(None)
 
     async def backlog(self) -> tuple[int, float]:
-        """How many deliveries are not finished, and the age of the oldest in seconds."""
+        """How many deliveries are neither finished nor held, up to a bound, and the age of the oldest in seconds."""
         async with passing_errors_as_transient():
-            row = await self.pool.fetchrow(_BACKLOG)
+            row = await self.pool.fetchrow(_BACKLOG, BACKLOG_MAX)
         assert row is not None
         return row["pending"], row["oldest_seconds"]
+
+    async def dead_rows(self) -> int:
+        """How many rows of `delivery` wait for vacuum, as PostgreSQL estimates it."""
+        async with passing_errors_as_transient():
+            count: int = await self.pool.fetchval(_DEAD_ROWS)
+        return count
 
 
 def _delivery(row: Row, ring: Keyring) -> Delivery:

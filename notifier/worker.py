@@ -164,12 +164,14 @@ class Worker:
             try:
                 pending, oldest_seconds = await self._store.backlog()
                 disabled, failing = await self._store.census()
+                dead_rows = await self._store.dead_rows()
             except Transient as error:
                 log.warning("backlog.unknown", error=error.message)
             else:
                 metrics.PENDING.set(pending)
                 metrics.OLDEST_PENDING_SECONDS.set(oldest_seconds)
                 metrics.set_endpoints(disabled, failing)
+                metrics.DEAD_ROWS.set(dead_rows)
             await asyncio.sleep(BACKLOG_SECONDS)
 
     async def _finish(self) -> None:

@@ -552,8 +552,7 @@ MUTANTS = (
     ),
     Mutant(
         "a refusal is no failure", "delivery",
-        "return _failing(now, _paused(_present(now, endpoint), now, retry_after or timedelta(0)))",
-        "return _paused(_present(now, endpoint), now, retry_after or timedelta(0))", "notifier",
+        "return _failing(now, present)", "return present", "notifier",
     ),
     Mutant(
         "a blocked target is no failure", "delivery",
@@ -573,7 +572,15 @@ MUTANTS = (
     Mutant("the ramp never ends", "delivery", "if ramp < endpoint", "if ramp <= endpoint", "notifier"),
     Mutant(
         "refusals widen the ramp", "delivery",
-        "now, _paused(_present(now, endpoint), now", "now, _paused(_ramped(_present(now, endpoint)), now", "notifier",
+        "present = _present(now, endpoint)", "present = _ramped(now, _present(now, endpoint))", "notifier",
+    ),
+    Mutant(
+        "after a pause that was asked for everything goes out at once", "delivery",
+        "replace(_paused(present, now, retry_after), ramp=1)", "_paused(present, now, retry_after)", "notifier",
+    ),
+    Mutant(
+        "successes in a pause widen the ramp", "delivery",
+        "endpoint.ramp is None or endpoint.blocked_until > now", "endpoint.ramp is None", "notifier",
     ),
     Mutant(
         "any late answer delivers", "delivery",

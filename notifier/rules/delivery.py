@@ -9,8 +9,8 @@ Rules of this file:
 * Every answer but 2xx leads to another try until the schedule is over; 4xx too, since a bad deployment
   answers 404 for an hour. Only 410 says "never again", and then the delivery is held, not dropped.
 * The breaker counts signs that nobody is there (no connection, no answer in time). Who answers is there, also with
-  5xx: an endpoint that fails for some invoices must not delay the others. Who was away is sent one at a time at first,
-  and twice as many with each success, so that it is not overrun by what has waited.
+  5xx: an endpoint that fails for some invoices must not delay the others. Who was away, or asked for a pause, is sent
+  one at a time at first, and twice as many with each success, so that it is not overrun by what has waited.
 * Who has not accepted anything for five days is disabled: its deliveries are held before they are given up one by one.
 * An endpoint is judged by its facts at the moment of recording, read under the lock of its row.
 """
@@ -142,7 +142,7 @@ class Endpoint:
     disabled_reason: str | None = None
     failing_since: datetime | None = None  # the first failure after the last success
     warned: bool = False  # it was told that it has failed for a day
-    ramp: int | None = None  # deliveries at a time for now, since it was away; None: as many as it may have
+    ramp: int | None = None  # deliveries at a time for now, since it was away or paused; None: as many as it may have
     max_in_flight: int = 4
 
 
@@ -240,7 +240,7 @@ def _endpoint_after(
 ) -> Endpoint:
     match told:
         case Meaning.ACCEPTS:
-            return _ramped(replace(_present(now, endpoint), failing_since=None, warned=False))
+            return _ramped(now, replace(_present(now, endpoint), failing_since=None, warned=False))
         case Meaning.GONE:
             return _disabled(_failing(now, endpoint), "gone")
         case Meaning.FAILS:
@@ -248,7 +248,10 @@ def _endpoint_after(
             paused = _paused(endpoint, now, breaker_pause(failures, jitter))
             return _failing(now, replace(paused, consecutive_failures=failures))
         case Meaning.REFUSES:
-            return _failing(now, _paused(_present(now, endpoint), now, retry_after or timedelta(0)))
+            present = _present(now, endpoint)
+            if retry_after is not None:
+                present = replace(_paused(present, now, retry_after), ramp=1)
+            return _failing(now, present)
         case Meaning.BLOCKED:
             return _failing(now, endpoint)
         case Meaning.UNKNOWN:
@@ -263,9 +266,12 @@ def _present(now: datetime, endpoint: Endpoint) -> Endpoint:
     return replace(endpoint, consecutive_failures=0, blocked_until=min(endpoint.blocked_until, now), ramp=1)
 
 
-def _ramped(endpoint: Endpoint) -> Endpoint:
-    """Each success doubles what may be under way, until that is all it may have."""
-    if endpoint.ramp is None:
+def _ramped(now: datetime, endpoint: Endpoint) -> Endpoint:
+    """Each success doubles what may be under way, until that is all it may have.
+
+    But not of what was under way when it asked for a pause: that tells nothing about the time after it.
+    """
+    if endpoint.ramp is None or endpoint.blocked_until > now:
         return endpoint
     ramp = 2 * endpoint.ramp
     return replace(endpoint, ramp=ramp if ramp < endpoint.max_in_flight else None)

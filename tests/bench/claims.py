@@ -5,6 +5,7 @@ import tempfile
 from pathlib import Path
 from time import perf_counter
 
+from notifier.followers import put_back
 from notifier.store import Store
 from regtest.postgres import Postgres
 from tests.bench.report import Row
@@ -20,6 +21,7 @@ ENDPOINTS = 5_000
 CLAIMS = 300
 LIMIT = 64
 GOAL_MS = 25.0
+LONG_TRANSACTION_GOAL_MS = 50.0
 
 
 async def measure() -> list[Row]:
@@ -44,9 +46,22 @@ async def _rows(shop: Shop) -> list[Row]:
     await history.add_due(shop, endpoint_ids[:50], 500)
     await history.settle(shop)
     rows = [Row(f"claim among {HISTORY:,} finished deliveries, p95", await _p95(store), GOAL_MS, "ms")]
+    async with shop.pool.acquire() as connection, connection.transaction(isolation="repeatable_read"):
+        await connection.fetchval("SELECT count(*) FROM project")
+        what = "  the same beside a long transaction, p95"
+        rows.append(Row(what, await _p95(store), LONG_TRANSACTION_GOAL_MS, "ms"))
     await history.add_followers(shop, endpoint_ids[50:100], FOLLOWERS)
     await history.settle(shop)
     rows.append(Row(f"claim beside {FOLLOWERS:,} blocked followers, p95", await _p95(store), GOAL_MS, "ms"))
+    await history.add_new_followers(shop, endpoint_ids[100:150], FOLLOWERS)
+    await history.settle(shop)
+    began = perf_counter()
+    while (await put_back(shop.pool, 0))[0]:
+        pass
+    rows.append(Row(f"  putting back {FOLLOWERS:,} that came later", perf_counter() - began, None, "s"))
+    rows.append(
+        Row(f"claim beside {FOLLOWERS:,} blocked followers that came later, p95", await _p95(store), GOAL_MS, "ms")
+    )
     await history.add_due(shop, endpoint_ids, 10 * ENDPOINTS)
     await history.settle(shop)
     rows.append(Row(f"claim with {ENDPOINTS:,} endpoints all due, p95", await _p95(store), GOAL_MS, "ms"))

@@ -24,7 +24,7 @@ def test_there_is_a_rule_for_each_thing_that_can_go_wrong() -> None:
     assert {
         "PaywatchNodeDown", "PaywatchWatcherBehind", "PaywatchZmqGap", "PaywatchNotificationsLate",
         "PaywatchWatcherNotReady", "PaywatchPruningIsNear", "PaywatchRateOld", "PaywatchEndpointFailing",
-        "PaywatchEndpointDisabled", "PaywatchNotifierClockWrong",
+        "PaywatchEndpointDisabled", "PaywatchNotifierClockWrong", "PaywatchDeliveryDeadRows",
     } == {*NAMES}  # fmt: skip
     assert len(NAMES) == len(set(NAMES))
 

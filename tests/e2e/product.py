@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
@@ -134,6 +135,21 @@ class Product:
         invoice = await self.invoice("1.00")
         await self.pay(invoice)
         await self.wait_told(invoice, 1)
+
+
+async def expect(product: Product, invoice: dict[str, Any], expected: list[Told], labels: Sequence[str] = ()) -> None:
+    """Just these events and no others, numbered and signed; feed and labels agree, and judging again gives the same."""
+    await product.wait_told(invoice, len(expected))
+    await product.fence()
+    assert product.told(invoice) == expected
+    bodies = [request.json["data"] for request in product.sink.distinct(invoice["id"])]
+    assert [body["sequence"] for body in bodies] == list(range(1, len(expected) + 1))
+    assert all(request.verified for request in product.sink.distinct(invoice["id"]))
+    feed = await product.call("GET", f"/invoices/{invoice['id']}/events")
+    assert [item["id"] for item in feed["items"]] == [body["eventId"] for body in bodies]
+    assert bodies[-1]["labels"] == (await product.get(invoice))["labels"] == ["test"] * invoice["test"] + [*labels]
+    exit_code, output = await product.up.command("invoice", "replay", invoice["id"])
+    assert (exit_code, output.splitlines()[-1].split(":")[0]) == (0, "the same history")
 
 
 def told(data: dict[str, Any]) -> Told:

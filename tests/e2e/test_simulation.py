@@ -6,10 +6,12 @@ import pytest
 
 from tests.e2e.product import Product, Told
 from tests.e2e.test_kills import kill
-from tests.e2e.test_scenarios import DOUBLE_SPENT, HIGH, SMALL
 
 pytestmark = pytest.mark.regtest
 
+SMALL = "25.00"  # 0.0005 BTC at 50,000: accepted unconfirmed
+HIGH = "200.00"  # 0.004 BTC: one confirmation
+DOUBLE_SPENT = [("UNCONFIRMED", "0.00400000", "200.00"), ("INVALID", "0.00000000", "0.00")]
 PAID, PAID_HIGH = ("CONFIRMED", "0.00050000", "25.00"), ("CONFIRMED", "0.00400000", "200.00")
 PART, EXPIRED = ("UNDERPAID", "0.00025000", "12.50"), ("EXPIRED", "0.00000000", "0.00")
 WAITS, WAITS_HIGH = ("UNCONFIRMED", "0.00050000", "25.00"), ("UNCONFIRMED", "0.00400000", "200.00")

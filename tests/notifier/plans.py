@@ -11,13 +11,13 @@ GENERIC_PLANS_SINCE = 160_000  # PostgreSQL 16 tells them
 class Planned:
     """A pool, or a connection, that notes the plan of each statement before it carries it out.
 
-    `nodes` holds what the plans are made of: kind of node, and table or index. A prepared statement has two: one
-    for its arguments, and after some calls perhaps a generic one.
+    `nodes` holds what the plans are made of: kind of node, table or index, and the condition that the index has to
+    answer. A prepared statement has two plans: one for its arguments, and after some calls perhaps a generic one.
     """
 
-    def __init__(self, real: Any, nodes: list[tuple[str, str]] | None = None) -> None:
+    def __init__(self, real: Any, nodes: list[tuple[str, str, str]] | None = None) -> None:
         self._real = real
-        self.nodes: list[tuple[str, str]] = [] if nodes is None else nodes
+        self.nodes: list[tuple[str, str, str]] = [] if nodes is None else nodes
 
     @asynccontextmanager
     async def acquire(self) -> AsyncIterator["Planned"]:
@@ -46,7 +46,7 @@ class Planned:
             self.nodes += _nodes(json.loads(told)[0]["Plan"])
 
 
-def _nodes(plan: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    yield plan["Node Type"], plan.get("Index Name") or plan.get("Relation Name") or ""
+def _nodes(plan: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
+    yield plan["Node Type"], plan.get("Index Name") or plan.get("Relation Name") or "", plan.get("Index Cond") or ""
     for inner in plan.get("Plans", []):
         yield from _nodes(inner)

@@ -92,25 +92,25 @@ async def test_the_same_after_ten_seconds(own_server: Postgres, receiver: Sink, 
 
 
 @pytest.mark.case(10)
+@pytest.mark.parametrize("limit", ["statement_timeout", "lock_timeout"])
 async def test_a_record_that_takes_too_long_is_tried_again_and_nothing_posted_twice(
-    shop: Shop, receiver: Sink, database_url: str, tmp_path: Path
+    shop: Shop, receiver: Sink, database_url: str, tmp_path: Path, limit: str
 ):
-    """`statement_timeout` ends the record while it waits for the row, again and again."""
-    await shop.pool.execute(f"ALTER DATABASE {urlsplit(database_url).path[1:]} SET statement_timeout = '500ms'")
+    """The limit ends the record while it waits for the row, again and again."""
+    await shop.pool.execute(f"ALTER DATABASE {urlsplit(database_url).path[1:]} SET {limit} = '500ms'")
     delivery_id = await shop.deliver(await shop.endpoint(receiver.url))
-    lock = await asyncpg.connect(database_url)
+    lock = await asyncpg.connect(database_url, server_settings={limit: "0"})
     transaction = lock.transaction()
 
     async def lock_and_answer(_request: web.Request) -> web.Response:
         await transaction.start()
-        await lock.execute("SET LOCAL statement_timeout = 0")
         await lock.execute("SELECT FROM delivery WHERE id = $1 FOR UPDATE", delivery_id)
         return web.Response()
 
     receiver.behaviour = lock_and_answer
     async with process(tmp_path, database_url) as running:
         await wait_for(lambda: failures(running, "record") >= 3, 20, "records that are cancelled")
-        assert "statement timeout" in running.log.read_text()
+        assert limit.replace("_", " ") in running.log.read_text()
         await transaction.rollback()
         await shop.until(delivery_id, "delivered", timeout_seconds=20)
     await lock.close()
@@ -162,9 +162,10 @@ async def test_answers_wait_for_a_free_connection_and_nothing_is_posted_twice(
 
 # Commits that fail
 
-# What a COMMIT does in the end: PostgreSQL finds its disk full, or its connection is cut before it is done.
+# What a COMMIT does in the end: PostgreSQL finds its disk full or broken, or its connection is cut before it is done.
 AT_COMMIT = {
     "disk full": "RAISE EXCEPTION 'could not extend file: No space left on device' USING ERRCODE = 'disk_full';",
+    "disk broken": "RAISE EXCEPTION 'could not fsync file: Input/output error' USING ERRCODE = 'io_error';",
     "cut off": "PERFORM pg_terminate_backend(pg_backend_pid());",
 }
 

@@ -18,6 +18,7 @@ from aiohttp import web
 from notifier.client import BUFFER_BYTES, READ_BYTES_MAX, open_client
 from notifier.guard import AddressInfo, Guard
 from notifier.rules.delivery import Outcome
+from notifier.store import Store
 from regtest.wait import wait_for
 from tests.notifier import test_client as answers
 from tests.notifier.support import (
@@ -27,6 +28,7 @@ from tests.notifier.support import (
     Sink,
     Talk,
     answering,
+    gated,
     notifier,
     now,
     process,
@@ -34,6 +36,7 @@ from tests.notifier.support import (
     read_request,
     sink,
 )
+from tests.support import RING
 from watcher.runtime.config import Settings
 
 KERNEL_BYTES = 8_192  # asked for as the buffers of a socket; the system gives some more
@@ -321,7 +324,7 @@ async def test_an_endpoint_is_left_alone_for_as_long_as_it_asks(shop: Shop, data
 
 @pytest.mark.case(25)
 async def test_no_request_comes_before_the_time_that_was_asked_for(shop: Shop, receiver: Sink, database_url: str):
-    """500 are queued; the pause is for all of them."""
+    """500 are queued; the pause is for all of them, and so is the ramp after it."""
     receiver.behaviour = answering(503, headers={"Retry-After": "2"})
     endpoint_id = await shop.endpoint(receiver.url, 4)
     await shop.deliver_all(endpoint_id, [(invoice, 1) for invoice in await shop.invoices(500)])
@@ -332,7 +335,16 @@ async def test_no_request_comes_before_the_time_that_was_asked_for(shop: Shop, r
             return await shop.pool.fetchval("SELECT blocked_until > now() FROM endpoint WHERE id = $1", endpoint_id)
 
         await wait_for(is_paused, 10, "the pause")
+        gate = asyncio.Event()
+        receiver.behaviour = gated(gate)
+        for at_once in (1, 2, 4):
+            await wait_for(lambda n=at_once: receiver.under_way == n, 20, f"{at_once} at a time")
+            assert (await Store(shop.pool, 20, RING).claim(10, 0)).deliveries == []  # there is no room for more
+            held, gate = gate, asyncio.Event()
+            receiver.behaviour = gated(gate)
+            held.set()
         receiver.behaviour = None
+        gate.set()
         await shop.until_all("delivered", 496)
         first = await shop.pool.fetchval("SELECT count(*) FROM attempt WHERE http_status = 503")
         await shop.make_due()

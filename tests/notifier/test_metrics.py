@@ -53,6 +53,7 @@ async def test_the_metrics_of_a_running_notifier(shop: Shop, database_url: str):
         "paywatch_notification_attempt_duration_seconds_bucket",
         "paywatch_notifications_pending ",
         "paywatch_notification_oldest_pending_age_seconds ",
+        "paywatch_delivery_dead_rows ",
         'paywatch_endpoints_disabled{reason="gone"} ',
         "paywatch_endpoints_failing ",
     ):

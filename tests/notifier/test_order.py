@@ -90,8 +90,9 @@ async def move_the_clock(shop: Shop, judge: Judge) -> bool:
             [row["id"] for row in chosen],
         )
     await shop.pool.execute(
-        """UPDATE delivery SET next_attempt_at = now()
-           WHERE state = 'pending' AND next_attempt_at > now() AND id <> ALL($1)""",
+        """UPDATE delivery SET next_attempt_at = now() WHERE id IN (
+             SELECT id FROM delivery WHERE state = 'pending' AND next_attempt_at > now() AND id <> ALL($1)
+             ORDER BY id FOR UPDATE SKIP LOCKED)""",
         [row["id"] for row in resting],
     )
     await shop.pool.execute("UPDATE endpoint SET blocked_until = '-infinity' WHERE blocked_until > now()")

@@ -10,6 +10,7 @@ import asyncpg
 import pytest
 
 from notifier import metrics, store
+from notifier.followers import put_back
 from notifier.retention import prune
 from notifier.rules.delivery import SUSPECT_CRASHES, Answer, News, Outcome, State, Step, outcome_of
 from notifier.rules.schedule import BREAKER_FAILURES
@@ -571,7 +572,7 @@ async def test_reapers_do_not_wait_for_each_other(shop: Shop, claims: Store):
     assert sum(map(len, taken)) == 20
 
 
-async def test_the_backlog_is_what_is_not_finished(shop: Shop, claims: Store):
+async def test_the_backlog_is_what_is_neither_finished_nor_held(shop: Shop, claims: Store):
     assert await claims.backlog() == (0, 0.0)
     await shop.deliver_all(await shop.endpoint(URL), [(invoice, 1) for invoice in await shop.invoices(3)])
     await shop.pool.execute("UPDATE delivery SET created_at = now() - interval '100 s'")
@@ -579,6 +580,39 @@ async def test_the_backlog_is_what_is_not_finished(shop: Shop, claims: Store):
     pending, oldest_seconds = await claims.backlog()
     assert pending == 2
     assert 100 <= oldest_seconds < 110
+    await shop.pool.execute("UPDATE endpoint SET status = 'disabled', disabled_reason = 'gone'")
+    assert await claims.backlog() == (0, 0.0)
+
+
+async def test_the_backlog_is_counted_up_to_a_bound_the_oldest_invoices_first(
+    shop: Shop, claims: Store, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(store, "BACKLOG_MAX", 25)
+    first, other = await shop.endpoint(f"{URL}/1"), await shop.endpoint(f"{URL}/2")
+    invoices = sorted(await shop.invoices(30))
+    await shop.deliver_all(first, [(invoice, 1) for invoice in invoices])
+    await shop.deliver_all(other, [(invoices[0], 2)])
+    await shop.pool.execute(
+        "UPDATE delivery SET created_at = now() - interval '100 s' WHERE invoice_id = $1 AND sequence = 1", invoices[0]
+    )
+    pending, oldest_seconds = await claims.backlog()
+    assert pending == 25  # of 31
+    assert 100 <= oldest_seconds < 110
+
+
+@pytest.mark.case(21)
+async def test_dead_rows_are_told_until_the_transaction_that_keeps_them_has_ended(shop: Shop, claims: Store):
+    """A long transaction elsewhere: vacuum cannot remove what it might still look at."""
+    await shop.deliver_all(await shop.endpoint(URL, 64), [(invoice, 1) for invoice in await shop.invoices(50)])
+    async with shop.pool.acquire() as other:
+        await other.execute("BEGIN ISOLATION LEVEL REPEATABLE READ")
+        await other.fetchval("SELECT count(*) FROM project")
+        await record(claims, (await claims.claim(64, 0)).deliveries)
+        await shop.pool.execute("VACUUM delivery")
+        assert await claims.dead_rows() >= 100
+        await other.execute("COMMIT")
+    await shop.pool.execute("VACUUM delivery")
+    assert await claims.dead_rows() == 0
 
 
 # Poison
@@ -701,26 +735,34 @@ BIG = {"delivery", "attempt", "event", "invoice"}
 
 
 async def plans_at_scale(shop: Shop, finished: int, followers: int, endpoints: int) -> None:
-    """Claim, release, record of every kind, reap, count and prune read no big table from end to end."""
+    """Claim, release, record of every kind, reap, put back, count and prune read no big table from end to end.
+
+    And claim and put back do not look for one delivery among all that are open to an endpoint.
+    """
     endpoint_ids = await history.endpoints(shop, endpoints)
     await history.add_finished(shop, endpoint_ids, finished)
     await history.add_followers(shop, endpoint_ids[:10], followers)
+    await history.add_new_followers(shop, endpoint_ids[10:20], followers)
     await history.add_due(shop, endpoint_ids, 10 * endpoints)
     await history.settle(shop)
     pool = Planned(shop.pool)
     claims = Store(pool, LEASE_SECONDS, RING)
+    assert (await put_back(pool, 0))[0] > 0
     claim = await claims.claim(64, 0, [endpoint_ids[0]])
     assert len(claim.deliveries) == 64
+    assert {
+        condition for _, name, condition in pool.nodes if name == "delivery_open" and "invoice_id" not in condition
+    } == set()
     await claims.release(claim.deliveries[:8])
     answers = [answer(200), answer(500), answer(None, Outcome.TIMEOUT), answer(None, Outcome.BLOCKED), answer(410)]
     some = zip(claim.deliveries[8:60], itertools.cycle(answers), strict=False)
     await claims.record([Result(delivery, what) for delivery, what in some], no_jitter)
     await let_leases_end(shop)
     assert len(await claims.reap()) == 4
-    assert (await claims.backlog())[0] > followers
+    assert (await claims.backlog())[0] >= followers
     await prune(pool, timedelta(days=90), asyncio.Event())
-    assert [(kind, name) for kind, name in pool.nodes if kind == "Seq Scan" and name in BIG] == []
-    used = {name for kind, name in pool.nodes if "Index" in kind}
+    assert [(kind, name) for kind, name, _ in pool.nodes if kind == "Seq Scan" and name in BIG] == []
+    used = {name for kind, name, _ in pool.nodes if "Index" in kind}
     assert used >= {"delivery_due", "delivery_open", "delivery_lease", "delivery_pkey", "attempt_pkey"}
 
 

@@ -3,6 +3,8 @@
 import asyncio
 from contextlib import AsyncExitStack
 
+import structlog
+
 from watcher.api.dispatch import Context
 from watcher.api.doorbell import Doorbell
 from watcher.api.server import application
@@ -13,9 +15,10 @@ from watcher.runtime import log, migrate
 from watcher.runtime.config import Settings
 from watcher.runtime.db import open_pool
 from watcher.runtime.metrics import listening, serve_metrics
-from watcher.runtime.sealing import Keyring
 from watcher.runtime.service import run_role
 from watcher.store.witness import Witness
+
+logger = structlog.get_logger()
 
 # What is under way may finish for so long; confirmations that wait for an answer are finished by the watcher.
 STOP_SECONDS = 10.0
@@ -29,7 +32,8 @@ def main(settings: Settings) -> int:
 
 async def serve(settings: Settings, stop: asyncio.Event) -> None:
     """Open everything, serve, and close it in reverse order when `stop` is set."""
-    Keyring.required(settings)  # without it no project could be made
+    if not settings.encryption_keys:  # payments must go on, whatever is missing for secrets
+        logger.warning("api.no_encryption_keys", detail="no projects and no webhook secrets can be made")
     async with AsyncExitStack() as stack:
         pool = await stack.enter_async_context(
             open_pool(settings.database_url, settings.database_pool_size, "paywatch-api")

@@ -10,7 +10,7 @@ import structlog
 from aiohttp import web
 
 from watcher.runtime.db import PASSING_ERRORS
-from watcher.runtime.errors import Rejected, Transient
+from watcher.runtime.errors import Misconfigured, Rejected, Transient
 
 CONTENT_TYPE = "application/problem+json"
 RETRY_AFTER_SECONDS = 2
@@ -101,6 +101,9 @@ def _not_their_fault(error: Exception) -> Problem:
     if isinstance(error, Transient):
         log.warning("http.unavailable", error=error.message, hint=error.hint)
         return unavailable("something that this needs is away at the moment")
+    if isinstance(error, Misconfigured):
+        log.error("http.misconfigured", error=error.message, hint=error.hint)
+        return unavailable(f"this server lacks a setting: {error.message}")
     if isinstance(error, PASSING_ERRORS):
         log.warning("http.unavailable", error=str(error) or type(error).__name__)
         return unavailable("the database cannot be asked at the moment")

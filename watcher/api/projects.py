@@ -55,7 +55,7 @@ def _check_notification_url(call: Call[NewProject, Nothing] | Call[ProjectChange
 async def show_all(call: Call[Nothing, ProjectPage]) -> Answer:
     """All projects for an operator; a project's key sees its own."""
     query, own = call.query, call.principal.project
-    found = await projects.page(call.context.pool, own.id if own else None, query.cursor, query.limit)
+    found = await projects.page(call.context.pool, [own.id] if own else None, query.cursor, query.limit)
     items = [documents.project(project, to_operator=own is None) for project in found]
     return Answer(200, documents.listing(items, query.limit))
 

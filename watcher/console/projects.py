@@ -1,31 +1,34 @@
 """My projects: each with its mode, balance and health; adding one, and switching between test and live."""
 
+from typing import Any
+
 from aiohttp import web
 
+from watcher.api import documents
+from watcher.api.dispatch import OBJECT_ID
 from watcher.api.errors import Problem
 from watcher.console.visits import Visit, errors_of, see
-from watcher.store import accounts
+from watcher.store import accounts, projects
+from watcher.store.projects import Project
+
+PAGE = 20
 
 
 async def show(visit: Visit) -> web.Response:
     """My projects, the newest first."""
-    return visit.page("projects.html", projects=await _projects(visit))
+    cursor = visit.request.query.get("cursor", "")
+    before = cursor if OBJECT_ID.fullmatch(cursor) else None
+    found = await projects.page(visit.context.pool, visit.own_projects, before, PAGE)
+    older = found[-1].id if len(found) == PAGE else None
+    return visit.page("projects.html", projects=[await _shown(visit, one) for one in found], cursor=older)
 
 
-async def _projects(visit: Visit) -> list[dict[str, object]]:
-    if visit.account.is_operator:
-        listed = await visit.call("GET", "/projects", query={"limit": 200})
-        ids = [item["id"] for item in listed["items"]]
-    else:
-        ids = sorted(visit.account.project_ids, reverse=True)
-    shown = []
-    for project_id in ids:
-        project = await visit.project(project_id)
-        document = await visit.call("GET", "/projects/{id}", project_id, of=project)
-        balance = await visit.call("GET", "/projects/{id}/balance", project_id, of=project)
-        held = await visit.call("GET", "/anomalies", of=project, query={"limit": 1})
-        shown.append(document | {"balance": balance, "hasExceptions": bool(held["items"])})
-    return shown
+async def _shown(visit: Visit, project: Project) -> dict[str, Any]:
+    """A project with its balance, and whether money waits for a decision."""
+    balance = await visit.call("GET", "/projects/{id}/balance", project.id, of=project)
+    held = await visit.call("GET", "/anomalies", of=project, query={"limit": 1})
+    document = documents.project(project, to_operator=False)
+    return document | {"balance": balance, "hasExceptions": bool(held["items"])}
 
 
 async def switch_mode(visit: Visit) -> web.Response:

@@ -53,6 +53,11 @@ class Visit:
         """Who did it, as the log of actions has it."""
         return f"account {self.account.name}"
 
+    @property
+    def own_projects(self) -> list[str] | None:
+        """The ids of the account's projects; None: an operator's are all."""
+        return None if self.account.is_operator else sorted(self.account.project_ids)
+
     async def project(self, project_id: str) -> Project:
         """A project that the account may see. Raises `Problem` 404 for any other."""
         is_theirs = self.account.is_operator or project_id in self.account.project_ids

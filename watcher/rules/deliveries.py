@@ -23,7 +23,7 @@ _DISABLED = {
     "gone": "it answered 410 Gone",
     "failing": "it has failed for days",
     "operator": "an operator has disabled it",
-    "paused": "an operator has paused it",
+    "paused": "a key of its project has disabled it",
     "retired": "it is not used any more",
     "blocked_target": "it is not a public target",
 }

@@ -49,7 +49,7 @@ class Settings(BaseModel):
         repr=False,
         description="Keys that webhook secrets are encrypted with in the database: each the base64 of 32 random bytes, "
         "as `openssl rand -base64 32` makes it; several on lines of their own or separated by commas. The first "
-        "encrypts, all decrypt. Required by api and notifier.",
+        "encrypts, all decrypt. The notifier does not start without; the API makes no projects and no secrets.",
     )
     state_directory: str = Field(
         "",

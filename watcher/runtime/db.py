@@ -15,7 +15,7 @@ from watcher.runtime.errors import Misconfigured, Transient, Unavailable
 
 Row = Any  # asyncpg.Record: a mapping by column name
 
-# The server is away, starting, stopping, failing over or out of connections; or two transactions met.
+# The server is away, starting, stopping, failing over or out of connections or disk; or two transactions met.
 PASSING_ERRORS = (
     OSError,
     TimeoutError,
@@ -24,6 +24,8 @@ PASSING_ERRORS = (
     asyncpg.OperatorInterventionError,
     asyncpg.InsufficientResourcesError,
     asyncpg.TransactionRollbackError,
+    asyncpg.LockNotAvailableError,  # lock_timeout
+    asyncpg.PostgresIOError,
     asyncpg.ReadOnlySQLTransactionError,
     asyncpg.InternalClientError,  # the connection was cut in the middle of a message
 )

@@ -213,6 +213,8 @@ SELECT pg_notify($3, '') FROM cancelled
 async def cancel(connection: Connection, delivery_id: str, reason: str) -> bool:
     """Take back a delivery that has not ended; those that have waited for it are due. False if it has ended.
 
-    One that is being sent may still arrive: its answer is logged as late, and changes nothing.
+    In a transaction. One that is being sent may still arrive: its answer is logged as late, and changes nothing.
     """
+    # First the lock: what was put back to its time under that (see `notifier.followers`) is seen by the next statement.
+    await connection.execute("SELECT FROM delivery WHERE id = $1 FOR UPDATE", delivery_id)
     return bool(await connection.fetch(_CANCEL, delivery_id, reason, CHANNEL))

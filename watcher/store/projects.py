@@ -1,5 +1,6 @@
 """Projects, and the endpoint of each one's notification URL."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -67,9 +68,11 @@ async def find(connection: Connection, project_id: str, *, lock: bool = False) -
     return of_row(row) if row else None
 
 
-async def page(connection: Connection, only: str | None, before: str | None, limit: int) -> list[Project]:
-    """The newest projects, those older than `before`; with `only` no other than this one."""
-    clause, values = where({"p.id =": only, "p.id <": before})
+async def page(
+    connection: Connection, only: Sequence[str] | None, before: str | None, limit: int
+) -> list[Project]:  # fmt: skip
+    """The newest projects, those older than `before`; with `only` no others than these."""
+    clause, values = where({"p.id = ANY": None if only is None else list(only), "p.id <": before})
     rows = await connection.fetch(
         f"SELECT {COLUMNS} FROM {TABLES} {clause} ORDER BY p.id DESC LIMIT {limit:d}",  # noqa: S608
         *values,

@@ -161,7 +161,7 @@ def test_what_we_could_not_send_is_not_the_endpoints_failure():
 def test_retry_after_delays_the_delivery_and_pauses_the_endpoint(status: int):
     decision = http(status, retry_after=timedelta(seconds=120))
     assert decision.next_attempt_at == NOW + timedelta(seconds=120)
-    assert decision.endpoint.blocked_until == NOW + timedelta(seconds=120)
+    assert decision.endpoint == replace(FAILING, blocked_until=NOW + timedelta(seconds=120), ramp=1)
 
 
 def test_retry_after_never_hurries():
@@ -172,7 +172,7 @@ def test_retry_after_never_hurries():
 
 def test_a_longer_pause_is_not_cut_short():
     paused = replace(FAILING, blocked_until=NOW + timedelta(hours=1))
-    assert http(429, retry_after=timedelta(seconds=1), endpoint=paused).endpoint == paused
+    assert http(429, retry_after=timedelta(seconds=1), endpoint=paused).endpoint == replace(paused, ramp=1)
 
 
 def test_the_breaker_opens_at_the_fifth_failure_in_a_row():
@@ -225,9 +225,11 @@ def test_who_fails_again_begins_the_ramp_again():
     assert http(200, endpoint=endpoint).endpoint.ramp == 2
 
 
-def test_a_success_does_not_end_a_pause_that_was_asked_for():
-    paused = Endpoint(1, NOW + timedelta(minutes=2))
-    assert http(200, endpoint=paused).endpoint == Endpoint(0, NOW + timedelta(minutes=2))
+@pytest.mark.parametrize("ramp", [None, 1])
+def test_a_success_neither_ends_a_pause_that_was_asked_for_nor_widens_the_ramp_in_it(ramp: int | None):
+    paused = Endpoint(1, NOW + timedelta(minutes=2), ramp=ramp)
+    assert http(200, endpoint=paused).endpoint == replace(paused, consecutive_failures=0)
+    assert http(200, endpoint=replace(paused, blocked_until=NOW)).endpoint.ramp == (ramp and 2)
 
 
 # Endpoints that fail for days

@@ -1,6 +1,7 @@
 """Webhook secrets over HTTP: rotated and revoked by the operator or the project itself, shown once."""
 
 import asyncio
+from dataclasses import replace
 from datetime import datetime, timedelta
 
 import pytest
@@ -152,3 +153,17 @@ async def test_a_secret_that_has_ended_by_itself_is_not_there(shop, pool):
     await pool.execute("UPDATE project_secret SET expires_at = now() - $1::interval WHERE id = $2", ended, first["id"])
     assert len(await listed(shop.client, shop.id)) == 1
     assert (await shop.client.post(f"/webhook-secrets/{first['id']}/revoke")).status == 404
+
+
+class TestWithoutKeys:
+    @pytest.fixture
+    async def context(self, context):
+        return replace(context, settings=context.settings.model_copy(update={"encryption_keys": ()}))
+
+    async def test_payments_go_on_and_no_secret_is_made(self, operator, pool):
+        body = {"name": "shop", "notificationUrl": "https://shop.example/"}
+        refused = await operator.post("/projects", body)
+        assert refused.status == 503
+        assert "encryption_keys is not set" in refused["detail"]
+        assert await pool.fetchval("SELECT count(*) FROM project") == 0
+        assert (await operator.get("/projects")).status == 200

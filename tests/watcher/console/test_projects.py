@@ -4,6 +4,7 @@ import re
 
 import pytest
 
+from tests.watcher.api.conftest import new_shop
 from watcher.store import projects
 
 
@@ -76,3 +77,14 @@ async def test_an_operator_sees_all(boss, shop):
 
 async def test_who_has_none_is_told_what_a_project_is(mallory):
     assert "It starts in test mode" in (await mallory.get("/projects")).words
+
+
+async def test_many_projects_are_on_several_pages(boss, operator, monkeypatch):
+    monkeypatch.setattr("watcher.console.projects.PAGE", 2)
+    ids = [(await new_shop(operator)).id for _ in range(3)]
+    first = await boss.get("/projects")
+    assert [one in first.text for one in ids] == [False, True, True]
+    older = re.search(r'rel="next" href="([^"]+)"', first.text)[1]
+    second = await boss.get(f"/projects{older}")
+    assert [one in second.text for one in ids] == [True, False, False]
+    assert 'rel="next"' not in second.text

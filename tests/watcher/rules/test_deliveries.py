@@ -59,7 +59,13 @@ def test_an_earlier_event_goes_first_whatever_the_times_are():
 
 @pytest.mark.parametrize(
     ("reason", "words"),
-    [("gone", "it answered 410 Gone"), ("failing", "it has failed for days"), ("something new", "something new")],
+    [
+        ("gone", "it answered 410 Gone"),
+        ("failing", "it has failed for days"),
+        ("something new", "something new"),
+        ("operator", "an operator has disabled it"),
+        ("paused", "a key of its project has disabled it"),
+    ],
 )
 def test_who_is_disabled_holds_its_deliveries_before_all_else(reason: str, words: str):
     kind, until, _, text = of(disabled_reason=reason, ahead=AHEAD, paused_until=LATEST)

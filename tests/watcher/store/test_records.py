@@ -103,7 +103,7 @@ async def test_what_is_saved_is_loaded(pool):
 
 async def test_saving_many_keeps_them_apart(pool):
     world = await World.begin(pool)
-    ids = [await world.invoice() for _ in range(3)]
+    ids = sorted([await world.invoice() for _ in range(3)])
     invoices = await records.load(pool, ids)
     changed = [replace(invoices[id_], last_sequence=n) for n, id_ in enumerate(ids, 1)]
     await records.save(
