@@ -162,7 +162,8 @@ def running_in(directory: Path) -> State:
     """The state of the `up` that runs in `directory` and is ready. Raises `NotRunning`."""
     state = read(directory)
     if state is None or state.up is None or not state.up.runs:
-        raise NotRunning(f"no regtest environment runs in {directory}", "start one: paywatch regtest up")
+        hint = "start one: paywatch regtest up; one that runs elsewhere: --dir DIRECTORY"
+        raise NotRunning(f"no regtest environment runs in {directory}", hint)
     if not state.ready:
         raise NotRunning(f"the regtest environment in {directory} is starting or stopping", "try again in a moment")
     return state
