@@ -112,8 +112,8 @@ class Merchant:
 
 
 @asynccontextmanager
-async def opened(merchant: Merchant, certificate: str | None = None) -> AsyncIterator[Merchant]:
-    """It listens; "absent" does not."""
+async def opened(merchant: Merchant, certificate: ssl.SSLContext | None = None) -> AsyncIterator[Merchant]:
+    """It listens; "absent" does not. "untrusted" has this certificate."""
     if merchant.fault == "absent":
         yield merchant
         return
@@ -121,10 +121,7 @@ async def opened(merchant: Merchant, certificate: str | None = None) -> AsyncIte
     app.add_routes([web.post("/paid", merchant.handle)])
     runner = web.AppRunner(app, shutdown_timeout=0.1)
     await runner.setup()
-    context = None
-    if merchant.fault == "untrusted":
-        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-        context.load_cert_chain(certificate)
+    context = certificate if merchant.fault == "untrusted" else None
     await web.TCPSite(runner, "127.0.0.1", merchant.port, ssl_context=context).start()
     try:
         yield merchant

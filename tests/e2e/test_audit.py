@@ -213,14 +213,15 @@ async def test_money_on_an_address_that_a_lost_database_gave_out(product: Produc
         ),
         20, "as many addresses as the watcher derives ahead: no more of them until the next invoice",
     )  # fmt: skip
-    index = row["derived_count"] + 7
+    index = row["derived_count"] + AHEAD + 7  # beyond what may be derived meanwhile
     [address] = await product.chain.client.call("deriveaddresses", row["descriptor"], [index, index])
     await product.chain.pay(address, 12_345)
     await product.chain.mine(1)
-    exit_code, findings = await found(product, "--utxo")
+    far = ("--utxo", "--beyond", str(2 * AHEAD))
+    exit_code, findings = await found(product, *far)
     assert (exit_code, [one["kind"] for one in findings]) == (1, ["forgotten"])
     assert await found(product, "--utxo", "--beyond", "5") == (0, [])
-    assert (await found(product, "--utxo", "--heal", "--reason", "an old backup"))[0] == 0
+    assert (await found(product, *far, "--heal", "--reason", "an old backup"))[0] == 0
     assert await product.up.command("audit", "--utxo") == (0, "everything agrees\n")
     assert await product.up.command("audit") == (0, "everything agrees\n")
     counts = await database.fetchrow("SELECT next_index, derived_count FROM descriptor WHERE id = $1", row["id"])

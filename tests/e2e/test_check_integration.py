@@ -2,18 +2,17 @@
 
 import json
 import os
-from pathlib import Path
 
 import pytest
 
 from notifier.rules.probes import ADVICE, Check
 from tests.docs.shop import Shop
 from tests.e2e.merchants import Merchant, opened
+from tests.notifier.certificates import Authority
 from tests.regtest.running import Done, Running, paywatch
 
 pytestmark = pytest.mark.regtest
 
-CERTIFICATE = str(Path(__file__).parents[1] / "notifier" / "tls" / "self_signed.pem")
 SECONDS = 150  # for a check, on a machine that others use too
 SCENARIOS = {
     f"scenario {name}"
@@ -99,8 +98,8 @@ ONE_LINE = {
 
 
 @pytest.mark.parametrize("fault", ONE_LINE)
-async def test_each_fault_fails_on_its_own_line(up, check, fault):
-    async with opened(Merchant(fault), CERTIFICATE) as merchant:
+async def test_each_fault_fails_on_its_own_line(up, check, fault, tmp_path):
+    async with opened(Merchant(fault), Authority(tmp_path).server(signed=False)) as merchant:
         done = await check(await project_of(up, merchant), "--json", "--no-scenarios")
         lines = found(done)
         assert (done.code, named(lines, "fail")) == (1, ONE_LINE[fault]), done
@@ -109,10 +108,10 @@ async def test_each_fault_fails_on_its_own_line(up, check, fault):
             assert lines[name]["advice"] == ADVICE[name] or fault in ("absent", "untrusted")
 
 
-async def test_the_fault_of_a_connection_is_told_apart(up, check):
+async def test_the_fault_of_a_connection_is_told_apart(up, check, tmp_path):
     said = {}
     for fault in ("absent", "untrusted"):
-        async with opened(Merchant(fault), CERTIFICATE) as merchant:
+        async with opened(Merchant(fault), Authority(tmp_path).server(signed=False)) as merchant:
             lines = found(await check(await project_of(up, merchant), "--json", "--no-scenarios"))
             said[fault] = lines[Check.REACHABLE]["advice"]
             assert named(lines, "not judged") == set(Check) - {Check.REACHABLE}

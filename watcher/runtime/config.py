@@ -315,7 +315,10 @@ def _from_environment(environment: Mapping[str, str]) -> dict[str, Any]:
 
 
 # Variables with our prefix that tools of the project read.
-NOT_SETTINGS = frozenset({"PAYWATCH_BITCOIND_ARCHIVE_URL", "PAYWATCH_API_KEY", "PAYWATCH_WEBHOOK_SECRET"})
+NOT_SETTINGS = frozenset({
+    "PAYWATCH_BITCOIND_ARCHIVE_URL", "PAYWATCH_API_KEY", "PAYWATCH_WEBHOOK_SECRET",
+    "PAYWATCH_API", "PAYWATCH_KEY", "PAYWATCH_OPERATOR_KEY", "PAYWATCH_SECRET",  # of docs/shop
+})  # fmt: skip
 
 
 def _secret(variable: str, path: str) -> str:

@@ -13,7 +13,7 @@ from notifier.rules.delivery import Answer, Outcome
 from notifier.rules.probes import ADVICE, AS_SENT, SPACED, STYLES, Bench, Check, Event, Verdict
 
 SECRET = "whsec_" + "c2VjcmV0LXNlY3JldC1zZWNyZXQtc2VjcmV0LTEyMw=="
-NOW = datetime.now(UTC)
+NOW = datetime.now(UTC)  # of answers; probes are of the moment in which they are verified
 DOCUMENT = {
     "type": "invoice.expired", "timestamp": "2026-11-20T08:30:00Z",
     "data": {
@@ -26,7 +26,7 @@ REAL = Event("evt_real", json.dumps(DOCUMENT, ensure_ascii=False, separators=(",
 
 @pytest.fixture
 def bench() -> Bench:
-    return Bench(REAL, (SECRET,), int(NOW.timestamp()), (f"evt_{n}" for n in itertools.count(1)), "test")
+    return Bench(REAL, (SECRET,), int(datetime.now(UTC).timestamp()), (f"evt_{n}" for n in itertools.count(1)), "test")
 
 
 def is_signed(probe) -> bool:

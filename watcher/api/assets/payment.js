@@ -109,4 +109,5 @@ setInterval(tick, 250);
 setInterval(watch, POLL_MS);
 document.addEventListener("visibilitychange", wake);
 window.addEventListener("online", wake);
+window.addEventListener("offline", refresh); // which says so
 window.addEventListener("pageshow", (event) => event.persisted && wake());
