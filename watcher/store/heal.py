@@ -172,7 +172,8 @@ async def append_addresses(
     await connection.execute(
         "INSERT INTO address (script_pubkey, descriptor_id, index, address) "
         "SELECT n.script_pubkey, $4, n.index, n.address "
-        "FROM unnest($1::bytea[], $2::int[], $3::text[]) AS n(script_pubkey, index, address)",
+        "FROM unnest($1::bytea[], $2::int[], $3::text[]) AS n(script_pubkey, index, address) "
+        "ON CONFLICT DO NOTHING",  # a watcher that derived at the same moment, and came too late to count them
         *columns(rows, 3), descriptor_id,
     )  # fmt: skip
     await connection.execute(
