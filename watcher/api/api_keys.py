@@ -9,7 +9,6 @@ from watcher.runtime.db import Connection
 from watcher.store import actions, api_keys, projects
 
 KEYS_MAX = 20
-NO_REASON = "no reason given"
 
 
 async def create_api_key(call: Call[KeyChange, Nothing]) -> Answer:
@@ -51,5 +50,5 @@ async def _check(call: Call[KeyChange, Nothing] | Call[Nothing, Nothing], connec
 
 
 async def _log(call: Call[KeyChange, Nothing], connection: Connection, action: str, detail: dict[str, str]) -> None:
-    reason = call.body.reason or NO_REASON
+    reason = call.body.reason or actions.NO_REASON
     await actions.log(connection, call.principal.key_id, action, reason, detail, call.now)

@@ -8,13 +8,11 @@ import contextlib
 import time
 from datetime import UTC, datetime
 
-import segno
 from aiohttp import web
-from markupsafe import Markup
 
 from watcher.api.dispatch import CONTEXT, OBJECT_ID
 from watcher.api.live import LIVE
-from watcher.api.rendering import html, page_headers, rendered
+from watcher.api.rendering import html, page_headers, qr_code, rendered
 from watcher.rules.money import btc_text, fiat_text
 from watcher.rules.payer import View, view
 from watcher.rules.payloads import time_text
@@ -83,13 +81,7 @@ def _values(invoice: Invoice, shown: View) -> dict[str, object]:
         "amount": fiat_text(invoice.amount, invoice.currency),
         "due": btc_text(invoice.terms.amount_due_sat),
         "paid": btc_text(invoice.standing.paid_sat),
-        "qr": _qr(shown.ask.uri) if shown.ask else "",
+        "qr": qr_code(shown.ask.uri) if shown.ask else "",
         "expires_at": time_text(expires_at),
         "until": expires_at.astimezone(UTC).strftime("%H:%M:%S UTC on %d %B %Y"),
     }
-
-
-def _qr(uri: str) -> Markup:
-    """The QR code as SVG: black on white, whatever the page's colours, since some wallets read no other."""
-    code = segno.make_qr(uri, error="m").svg_inline(border=0, omitsize=True)
-    return Markup(code)  # noqa: S704 (segno's own markup: the text is drawn, not written)

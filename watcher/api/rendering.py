@@ -4,8 +4,10 @@ import hashlib
 from importlib.resources import files
 from typing import Any
 
+import segno
 from aiohttp import web
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 
 _TYPES = {"css": "text/css", "js": "text/javascript", "svg": "image/svg+xml"}
 _ASSETS = {
@@ -75,6 +77,12 @@ def asset_url(name: str) -> str:
 def rendered(template: str, **values: Any) -> str:
     """A template of `templates/` with these values; one that it lacks is an error."""
     return _ENVIRONMENT.get_template(template).render(values)
+
+
+def qr_code(uri: str) -> Markup:
+    """The QR code as SVG: black on white, whatever the page's colours, since some wallets read no other."""
+    code = segno.make_qr(uri, error="m").svg_inline(border=0, omitsize=True)
+    return Markup(code)  # noqa: S704 (segno's own markup: the text is drawn, not written)
 
 
 def moment(text: str) -> str:

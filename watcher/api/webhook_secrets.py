@@ -12,8 +12,6 @@ from watcher.runtime.sealing import Keyring
 from watcher.store import actions, projects, webhook_secrets
 from watcher.store.webhook_secrets import WebhookSecret
 
-NO_REASON = "no reason given"
-
 
 async def rotate_webhook_secret(call: Call[NewWebhookSecret, Nothing]) -> Answer:
     """Make a new secret, shown this once, that notifications are signed with from now on.
@@ -28,7 +26,12 @@ async def rotate_webhook_secret(call: Call[NewWebhookSecret, Nothing]) -> Answer
         made, secret = await webhook_secrets.create(connection, call.id, ring, grace)
         detail = {"projectId": call.id, "secretId": made.id, "graceSeconds": call.body.grace_seconds}
         await actions.log(
-            connection, call.principal.key_id, "rotate_webhook_secret", call.body.reason or NO_REASON, detail, call.now
+            connection,
+            call.principal.key_id,
+            "rotate_webhook_secret",
+            call.body.reason or actions.NO_REASON,
+            detail,
+            call.now,
         )
         answer = Answer(201, documents.webhook_secret(made), {"webhookSecret": secret})
         return await call.answer(connection, answer)
@@ -60,7 +63,12 @@ async def revoke(call: Call[Revocation, Nothing]) -> Answer:
         ended = await webhook_secrets.revoke(connection, call.id)
         detail = {"projectId": ended.project_id, "secretId": ended.id}
         await actions.log(
-            connection, call.principal.key_id, "revoke_webhook_secret", call.body.reason or NO_REASON, detail, call.now
+            connection,
+            call.principal.key_id,
+            "revoke_webhook_secret",
+            call.body.reason or actions.NO_REASON,
+            detail,
+            call.now,
         )
         return await call.answer(connection, Answer(200, documents.webhook_secret(ended)))
 

@@ -2,14 +2,12 @@
 
 from decimal import Decimal
 from http import HTTPStatus
-from typing import Any
 
-import segno
 from aiohttp import web
-from markupsafe import Markup
 
 from watcher.api.dispatch import OBJECT_ID
 from watcher.api.errors import Problem, not_found
+from watcher.api.rendering import qr_code
 from watcher.console.visits import Visit, see, sentence
 from watcher.rules.money import sat_of_btc
 from watcher.rules.types import Scenario
@@ -37,13 +35,9 @@ async def _page(
     return visit.page(
         "invoice.html", project=project, invoice=invoice, timeline=lines, events=events["items"],
         deliveries=posted["items"], confirmation=await confirmations.find(visit.context.pool, invoice_id),
-        is_open=is_open, has_payer=visit.context.payer is not None, qr=_qr(invoice) if is_open else "", error=error,
-        scenarios=list(Scenario), status=status,
+        is_open=is_open, has_payer=visit.context.payer is not None, qr=qr_code(invoice["bip21"]) if is_open else "",
+        error=error, scenarios=list(Scenario), status=status,
     )  # fmt: skip
-
-
-def _qr(invoice: dict[str, Any]) -> Markup:
-    return Markup(segno.make_qr(invoice["bip21"], error="m").svg_inline(border=0, omitsize=True))  # noqa: S704 (drawn)
 
 
 async def confirm(visit: Visit) -> web.Response:

@@ -10,6 +10,7 @@ from typing import Any
 from watcher.rules.action_log import LoggedAction
 from watcher.runtime.db import Connection, Row
 
+NO_REASON = "no reason given"  # where one may be left out
 COMMAND_LINE = "command line"  # the actor of all that is done by the `paywatch` command
 
 
